@@ -1,0 +1,1 @@
+//! Chat requests to tokens, and tokens back to messages.

@@ -1,0 +1,85 @@
+//! How a host follows and stops long work: progress and cancellation.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::error::{Error, Result};
+
+/// Stops calls that were given a clone of it, from any thread.
+#[derive(Clone, Debug, Default)]
+pub struct CancelToken(Arc<AtomicBool>);
+
+impl CancelToken {
+    /// A token that has not been triggered.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Asks the calls that hold this token to stop; they end with [`Error::Cancelled`].
+    pub fn cancel(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    /// Makes the token usable again.
+    pub fn reset(&self) {
+        self.0.store(false, Ordering::Release);
+    }
+
+    /// Whether [`CancelToken::cancel`] was called.
+    pub fn is_cancelled(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+/// How far a long call has come.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Progress {
+    /// What is being done: `"load"`, `"prefill"`.
+    pub phase: &'static str,
+    /// Units done: bytes while loading, tokens while prefilling.
+    pub done: u64,
+    /// Units in all.
+    pub total: u64,
+}
+
+/// What a long call reports to, and what can stop it.
+#[derive(Default)]
+pub struct Control<'a> {
+    cancel: Option<&'a CancelToken>,
+    progress: Option<&'a mut dyn FnMut(Progress)>,
+}
+
+impl<'a> Control<'a> {
+    /// No progress, no cancellation.
+    pub fn none() -> Self {
+        Self::default()
+    }
+
+    /// With a token that can stop the call.
+    pub fn with_cancel(mut self, cancel: &'a CancelToken) -> Self {
+        self.cancel = Some(cancel);
+        self
+    }
+
+    /// With a function that is told of progress.
+    pub fn with_progress(mut self, progress: &'a mut dyn FnMut(Progress)) -> Self {
+        self.progress = Some(progress);
+        self
+    }
+
+    /// Reports progress, then fails with [`Error::Cancelled`] if the host has asked to stop.
+    pub fn step(&mut self, progress: Progress) -> Result<()> {
+        if let Some(report) = self.progress.as_mut() {
+            report(progress);
+        }
+        self.check()
+    }
+
+    /// Fails with [`Error::Cancelled`] if the host has asked to stop.
+    pub fn check(&self) -> Result<()> {
+        match self.cancel {
+            Some(token) if token.is_cancelled() => Err(Error::Cancelled),
+            _ => Ok(()),
+        }
+    }
+}
