@@ -1,15 +1,29 @@
 //! Runs Mistral's open-weight language models, and the Llama-shaped ones that share their mathematics, on the host's own
 //! hardware: no network, no environment, nothing printed.
 //!
-//! Data flows one way: bytes on disk → [`weights`] → the transformer on a device → logits → a sampled token → text.
+//! Data flows one way: bytes on disk → [`weights`] → [`transformer`] on a device → logits → a sampled token → text.
 
+pub mod cache;
 pub mod chat;
 pub mod config;
 pub mod control;
+pub mod device;
+pub mod engine;
 pub mod error;
+pub mod generate;
+pub mod kernels;
+mod loader;
+pub mod nn;
 pub mod quant;
+pub mod sampler;
+pub mod session;
+pub mod stop;
 pub mod tokenizer;
+pub mod transformer;
 pub mod weights;
 
 pub use control::{CancelToken, Control, Progress};
+pub use engine::{Model, ModelOptions};
 pub use error::{Error, Result};
+pub use generate::{Event, FinishReason, GenerateOptions, Generation};
+pub use session::{Session, SessionOptions};
