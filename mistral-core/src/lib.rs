@@ -8,6 +8,8 @@ pub mod config;
 pub mod control;
 pub mod error;
 pub mod quant;
+pub mod sampler;
+pub mod stop;
 pub mod tokenizer;
 pub mod weights;
 
