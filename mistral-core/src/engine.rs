@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use burn::tensor::Device;
 
+use crate::carried::open_tokenizer;
 use crate::config::ModelConfig;
 use crate::control::Control;
 use crate::device;
@@ -103,16 +104,15 @@ impl Model {
         let pool = Arc::new(new_pool(options.threads)?);
         check_quantize(options.quantize)?;
         let checkpoint = weights::open(path, control)?;
-        let bytes: u64 = checkpoint.files().iter().map(|file| file.len).sum();
         let memory = Arc::new(Memory {
             used: AtomicU64::new(0),
             limit: options.max_memory.unwrap_or(u64::MAX),
         });
-        memory.take("weights", bytes)?;
+        memory.take("weights", checkpoint.total_bytes())?;
         let load = LoadOptions { device: device.clone(), quantize: options.quantize, activation: options.activation };
         let transformer = pool.scope(|| loader::load(&checkpoint, &load, control))?;
-        let tokenizer = checkpoint.tokenizer().map(Tokenizer::from_source).transpose()?.map(Arc::new);
-        let mut eos_token_ids = checkpoint.eos_token_ids();
+        let tokenizer = checkpoint.tokenizer().map(|source| open_tokenizer(&source)).transpose()?.map(Arc::new);
+        let mut eos_token_ids = checkpoint.eos_token_ids().to_vec();
         if let Some(eos) = tokenizer.as_ref().and_then(|t| t.eos()).filter(|eos| !eos_token_ids.contains(eos)) {
             eos_token_ids.push(eos);
         }

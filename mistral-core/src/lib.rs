@@ -4,6 +4,7 @@
 //! Data flows one way: bytes on disk → [`weights`] → [`transformer`] on a device → logits → a sampled token → text.
 
 pub mod cache;
+mod carried;
 pub mod chat;
 pub mod config;
 pub mod control;

@@ -9,7 +9,7 @@ use crate::kernels::cpu::{packed, pool};
 use crate::kernels::{Activation, Layout, LinearSpec};
 use crate::nn::feed_forward::{Moe, SwiGlu};
 use crate::nn::{Attention, Embedding, FeedForward, Linear, RmsNorm, Rope};
-use crate::quant::{self, Format};
+use crate::quant::Format;
 use crate::transformer::{Block, Transformer};
 use crate::weights::{Checkpoint, TensorView};
 
@@ -29,7 +29,7 @@ pub struct LoadOptions {
 /// # Errors
 /// Missing or ill-shaped tensors by name, [`Error::Cancelled`], and allocations that fail.
 pub fn load(checkpoint: &Checkpoint, options: &LoadOptions, control: &mut Control<'_>) -> Result<Transformer> {
-    let total = checkpoint.files().iter().map(|file| file.len).sum();
+    let total = checkpoint.total_bytes();
     let mut loader = Loader { checkpoint, config: &checkpoint.config, options, control, done: 0, total };
     loader.transformer()
 }
@@ -43,7 +43,7 @@ struct Loader<'a, 'c> {
     total: u64,
 }
 
-impl Loader<'_, '_> {
+impl<'a> Loader<'a, '_> {
     fn transformer(&mut self) -> Result<Transformer> {
         let ModelConfig { dim, vocab_size, norm_eps, .. } = *self.config;
         let embeddings = self.view("tok_embeddings.weight", &[vocab_size, dim])?;
@@ -102,33 +102,33 @@ impl Loader<'_, '_> {
     fn norm(&mut self, name: &str, dim: usize, eps: f32) -> Result<RmsNorm> {
         let view = self.view(name, &[dim])?;
         let mut weight = vec![0.0; dim];
-        quant::dequantize(view.format, view.bytes, &mut weight)?;
+        view.format.dequantize(view.bytes, &mut weight)?;
         Ok(RmsNorm::new(Tensor::from_data(TensorData::new(weight, [dim]), &self.options.device), eps))
     }
 
     fn linear(&mut self, name: &str, rows: usize, cols: usize) -> Result<Linear> {
         let view = self.view(name, &[rows, cols])?;
-        let linear = place(&view, rows, cols, self.options)?;
+        let (linear, layout) = place(&view, rows, cols, self.options)?;
         self.done += view.bytes.len() as u64;
         // The output layer of a tied model was read as the embedding: never more than the whole.
         self.control.step(Progress { phase: "load", done: self.done.min(self.total), total: self.total })?;
-        if linear.1 == Layout::Packed {
+        if layout == Layout::Packed {
             self.checkpoint.release(&view);
         }
-        Ok(linear.0)
+        Ok(linear)
     }
 
-    fn view(&self, name: &str, shape: &[usize]) -> Result<TensorView<'_>> {
+    fn view(&self, name: &str, shape: &[usize]) -> Result<TensorView<'a>> {
         self.checkpoint.tensor(name, shape)
     }
 }
 
 /// Number formats are multiplied from the mapped file; block formats are interleaved in memory of our own, as large as the original.
 fn place(view: &TensorView<'_>, rows: usize, cols: usize, options: &LoadOptions) -> Result<(Linear, Layout)> {
-    let quantize = options.quantize.filter(|to| view.is_float() && cols.is_multiple_of(to.block_len()));
+    let quantize = options.quantize.filter(|to| !view.format.is_quantized() && cols.is_multiple_of(to.block_len()));
     let (format, layout) = match quantize {
         Some(to) => (to, Layout::Packed),
-        None if view.is_float() => (view.format, Layout::Rows),
+        None if !view.format.is_quantized() => (view.format, Layout::Rows),
         None => (view.format, Layout::Packed),
     };
     let bytes = match layout {
@@ -177,8 +177,11 @@ fn pack_group(view: &TensorView<'_>, format: Format, rows: std::ops::Range<usize
     let (mut values, to) = (vec![0.0; cols], row_bytes(format));
     let mut blocks = vec![0; rows.len() * to];
     for (row, blocks) in rows.clone().zip(blocks.chunks_exact_mut(to)) {
-        view.dequantize_row(row, &mut values)?;
-        quant::quantize(format, &values, blocks)?;
+        view.format.dequantize(&view.bytes[row * from..][..from], &mut values)?;
+        if let Some(scale) = &view.scale {
+            values.iter_mut().enumerate().for_each(|(col, v)| *v *= scale.at(row, col, cols));
+        }
+        format.quantize(&values, blocks)?;
     }
     packed::repack(format, rows.len(), cols, &blocks, out)
 }

@@ -43,7 +43,7 @@ impl Host for Flex {
 
 #[cfg(feature = "ndarray")]
 mod ndarray {
-    use burn::backend::ndarray::{NdArrayStorage, NdArrayTensor};
+    use burn::backend::ndarray::NdArrayTensor;
     use burn::backend::{NdArray, TensorData};
 
     use super::{Host, Kernels};
@@ -72,7 +72,7 @@ mod ndarray {
             let NdArrayTensor::U8(x) = x else { panic!("caches are u8") };
             let mut array = x.into_owned();
             change(array.as_slice_mut().expect("caches are contiguous"));
-            NdArrayTensor::U8(NdArrayStorage::from_owned(array))
+            NdArrayTensor::from(array)
         }
         fn tensor(data: Vec<f32>, shape: [usize; 2]) -> NdArrayTensor {
             NdArrayTensor::from_data(TensorData::new(data, shape))

@@ -10,9 +10,7 @@ mod reference;
 use std::sync::Arc;
 
 use burn::backend::tensor::{FloatTensor, IntTensor};
-use burn::backend::{Backend, Dispatch, Flex, backend_extension};
-#[cfg(feature = "ndarray")]
-use burn::backend::NdArray;
+use burn::backend::{Backend, Dispatch, backend_extension};
 use burn::tensor::{Int, Tensor};
 
 use crate::config::RopeStyle;

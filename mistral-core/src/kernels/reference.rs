@@ -6,8 +6,6 @@ use burn::backend::{Backend, Slice, TensorData, TensorMetadata, read_sync};
 use super::cpu::packed;
 use super::{AttentionSpec, CacheSpec, CacheType, Layout, LinearSpec};
 use crate::config::RopeStyle;
-use crate::quant;
-use crate::weights::Fp8Scale;
 
 /// The bytes of a weight or cache tensor.
 fn bytes<B: Backend>(x: IntTensor<B>) -> Vec<u8> {
@@ -35,7 +33,7 @@ pub fn linear<B: Backend>(x: FloatTensor<B>, weight: IntTensor<B>, spec: LinearS
 fn decode(data: &[u8], spec: &LinearSpec) -> Vec<f32> {
     let mut w = vec![0.0; spec.rows * spec.cols];
     match spec.layout {
-        Layout::Rows => quant::dequantize(spec.format, data, &mut w).expect("the loader checked the length"),
+        Layout::Rows => spec.format.dequantize(data, &mut w).expect("the loader checked the length"),
         Layout::Packed => {
             let matrix =
                 packed::PackedMatrix { format: spec.format, rows: spec.rows, cols: spec.cols, data };
@@ -44,18 +42,10 @@ fn decode(data: &[u8], spec: &LinearSpec) -> Vec<f32> {
     }
     if let Some(scale) = spec.scale.as_deref() {
         for (i, w) in w.iter_mut().enumerate() {
-            *w *= scale_at(scale, i / spec.cols, i % spec.cols, spec.cols);
+            *w *= scale.at(i / spec.cols, i % spec.cols, spec.cols);
         }
     }
     w
-}
-
-fn scale_at(scale: &Fp8Scale, row: usize, col: usize, n_cols: usize) -> f32 {
-    match scale {
-        Fp8Scale::Scalar(s) => *s,
-        Fp8Scale::PerRow(s) => s[row],
-        Fp8Scale::Block { rows, cols, values } => values[row / rows * n_cols.div_ceil(*cols) + col / cols],
-    }
 }
 
 /// `x / sqrt(mean(x²) + eps) · weight`.

@@ -4,7 +4,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use bytes::Bytes;
 
 use crate::error::{Error, Result};
-use crate::quant::{self, Format};
+use crate::quant::Format;
 
 /// `tok_embeddings`: `[vocab_size, dim]`, never copied as a whole.
 #[derive(Clone, Debug)]
@@ -36,7 +36,7 @@ impl Embedding {
                 let expected = format!("a token below {}", self.vocab_size);
                 return Err(Error::argument(format!("tokens[{i}]"), token, expected));
             }
-            quant::dequantize(self.format, &self.data[token * self.row_bytes..][..self.row_bytes], row)?;
+            self.format.dequantize(&self.data[token * self.row_bytes..][..self.row_bytes], row)?;
         }
         Ok(Tensor::from_data(TensorData::new(rows, [tokens.len(), self.dim]), &self.device))
     }

@@ -12,6 +12,7 @@ mod tests;
 use crate::error::{Error, Result};
 
 pub(crate) use dequantize::IQ4_CODEBOOK;
+pub use dequantize::f8e4m3_to_f32;
 
 /// How the elements of a tensor are stored. The names are those of GGUF.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

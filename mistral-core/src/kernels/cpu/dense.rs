@@ -258,6 +258,6 @@ impl Load for LoadF8 {
     #[inline(always)]
     unsafe fn one(p: *const u8, j: usize) -> f32 {
         // SAFETY: the caller's promise.
-        super::simd::f8e4m3_to_f32(unsafe { *p.wrapping_add(j) })
+        crate::quant::f8e4m3_to_f32(unsafe { *p.wrapping_add(j) })
     }
 }

@@ -44,14 +44,6 @@ impl Portable {
     }
 }
 
-/// One `float8_e4m3fn` as f32; its two NaN codes become NaN.
-pub fn f8e4m3_to_f32(code: u8) -> f32 {
-    // Exponent and mantissa in place of an f16's (bias 7 against 15), subnormals included.
-    let magnitude = half::f16::from_bits(u16::from(code & 0x7f) << 7).to_f32() * 256.0;
-    let magnitude = if code & 0x7f == 0x7f { f32::NAN } else { magnitude };
-    if code & 0x80 != 0 { -magnitude } else { magnitude }
-}
-
 // SAFETY: plain Rust, no instruction set assumed; the pointers are the caller's promise.
 unsafe impl F32x8 for Portable {
     #[inline(always)]
@@ -76,7 +68,7 @@ unsafe impl F32x8 for Portable {
     #[inline(always)]
     unsafe fn load_f8e4m3(p: *const u8) -> Self {
         // SAFETY: as above.
-        Self(unsafe { p.cast::<[u8; 8]>().read_unaligned() }.map(f8e4m3_to_f32))
+        Self(unsafe { p.cast::<[u8; 8]>().read_unaligned() }.map(crate::quant::f8e4m3_to_f32))
     }
     #[inline(always)]
     unsafe fn store(self, p: *mut f32) {
@@ -307,6 +299,7 @@ pub(crate) use simd_dispatch;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::quant::f8e4m3_to_f32;
 
     #[inline(always)]
     fn exp_body<V: F32x8>(x: &[f32; 8]) -> [f32; 8] {
