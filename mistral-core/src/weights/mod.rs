@@ -55,6 +55,7 @@ pub fn open(path: &Path, control: &mut Control<'_>) -> Result<Checkpoint> {
 }
 
 /// An open model: its configuration, and its tensors under canonical names (`layers.0.attention.wq.weight`).
+#[derive(Debug)]
 pub struct Checkpoint {
     /// The shape of the text model.
     pub config: ModelConfig,
