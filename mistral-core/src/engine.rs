@@ -192,6 +192,11 @@ impl Model {
         &self.eos_token_ids
     }
 
+    /// Threads of the engine.
+    pub fn threads(&self) -> usize {
+        self.pool.threads()
+    }
+
     pub(crate) fn device(&self) -> &Device {
         &self.device
     }
