@@ -8,6 +8,8 @@ pub mod config;
 pub mod control;
 pub mod error;
 pub mod quant;
+#[doc(hidden)]
+pub mod testing;
 pub mod tokenizer;
 pub mod weights;
 
