@@ -271,3 +271,6 @@ impl ConfigFile {
         Ok(Self { name: path.display().to_string(), value: read_json(path, MAX_CONFIG_BYTES)? })
     }
 }
+
+#[cfg(test)]
+mod tests;
