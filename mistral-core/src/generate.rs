@@ -1,5 +1,6 @@
 //! From logits to a stream of text: sampling, stop conditions, events.
 
+use std::ops::DerefMut;
 use std::sync::Arc;
 
 use crate::control::Control;
@@ -79,7 +80,7 @@ pub struct Event {
 }
 
 /// Checked options with the state of a generation, before it has a session.
-pub(crate) struct Prepared {
+struct Prepared {
     sampler: Sampler,
     stops: StopMatcher,
     end_tokens: Vec<u32>,
@@ -87,38 +88,25 @@ pub(crate) struct Prepared {
     decoder: Option<StreamDecoder<Arc<Tokenizer>>>,
 }
 
-/// A running generation; it holds its session. Call [`Generation::next`] until it returns `None`.
-pub struct Generation<'s> {
-    session: &'s mut Session,
+/// A running generation; it holds its session: by reference from [`Session::generate`], or whatever owner it was
+/// made with. Call [`Generation::next`] until it returns `None`.
+pub struct Generation<S> {
+    session: S,
     state: Prepared,
     generated: usize,
     finish: Option<FinishReason>,
 }
 
-impl Generation<'_> {
-    pub(crate) fn prepare(model: &Arc<Model>, options: &GenerateOptions) -> Result<Prepared> {
-        let vocab_size = model.vocab_size();
-        if let Some(i) = options.stop_tokens.iter().position(|&t| t as usize >= vocab_size) {
-            let expected = format!("a token below {vocab_size}");
-            return Err(Error::argument(format!("stop_tokens[{i}]"), options.stop_tokens[i], expected));
-        }
-        if options.max_tokens == Some(0) {
-            return Err(Error::argument("max_tokens", 0, "at least 1"));
-        }
-        if !options.stop.is_empty() && model.tokenizer().is_err() {
-            return Err(Error::argument("stop", "stop texts", "none: the model has no tokenizer"));
-        }
-        let mut end_tokens = options.stop_tokens.clone();
-        if !options.ignore_eos {
-            end_tokens.extend(model.eos_token_ids());
-        }
-        Ok(Prepared {
-            sampler: Sampler::new(options.sampling.clone(), vocab_size)?,
-            stops: StopMatcher::new(&options.stop)?,
-            end_tokens,
-            max_tokens: options.max_tokens.unwrap_or(usize::MAX),
-            decoder: model.tokenizer().ok().map(|t| StreamDecoder::new(Arc::clone(t), !options.show_special)),
-        })
+impl<S: DerefMut<Target = Session>> Generation<S> {
+    /// Appends `ids` to the timeline of `session` and starts what follows.
+    ///
+    /// # Errors
+    /// As [`Session::generate`].
+    pub fn new(mut session: S, ids: &[u32], options: &GenerateOptions, control: &mut Control<'_>) -> Result<Self> {
+        let mut state = Prepared::new(session.model(), options)?;
+        session.prefill(ids, control)?;
+        state.sampler.accept_prompt(session.tokens())?;
+        Ok(Self { session, state, generated: 0, finish: None })
     }
 
     /// The next event, or `None` after the last.
@@ -173,10 +161,29 @@ impl Generation<'_> {
 }
 
 impl Prepared {
-    /// The generation that follows what `session` holds.
-    pub(crate) fn start(mut self, session: &mut Session) -> Result<Generation<'_>> {
-        self.sampler.accept_prompt(session.tokens())?;
-        Ok(Generation { session, state: self, generated: 0, finish: None })
+    fn new(model: &Arc<Model>, options: &GenerateOptions) -> Result<Self> {
+        let vocab_size = model.vocab_size();
+        if let Some(i) = options.stop_tokens.iter().position(|&t| t as usize >= vocab_size) {
+            let expected = format!("a token below {vocab_size}");
+            return Err(Error::argument(format!("stop_tokens[{i}]"), options.stop_tokens[i], expected));
+        }
+        if options.max_tokens == Some(0) {
+            return Err(Error::argument("max_tokens", 0, "at least 1"));
+        }
+        if !options.stop.is_empty() && model.tokenizer().is_err() {
+            return Err(Error::argument("stop", "stop texts", "none: the model has no tokenizer"));
+        }
+        let mut end_tokens = options.stop_tokens.clone();
+        if !options.ignore_eos {
+            end_tokens.extend(model.eos_token_ids());
+        }
+        Ok(Self {
+            sampler: Sampler::new(options.sampling.clone(), vocab_size)?,
+            stops: StopMatcher::new(&options.stop)?,
+            end_tokens,
+            max_tokens: options.max_tokens.unwrap_or(usize::MAX),
+            decoder: model.tokenizer().ok().map(|t| StreamDecoder::new(Arc::clone(t), !options.show_special)),
+        })
     }
 
     /// The text that `token` makes certain, and whether a stop text came.

@@ -143,10 +143,8 @@ impl Session {
         ids: &[u32],
         options: &GenerateOptions,
         control: &mut Control<'_>,
-    ) -> Result<Generation<'_>> {
-        let generation = Generation::prepare(&self.model, options)?;
-        self.prefill(ids, control)?;
-        generation.start(self)
+    ) -> Result<Generation<&mut Self>> {
+        Generation::new(self, ids, options, control)
     }
 
     /// Appends one token that was sampled; it is evaluated with what comes next.
