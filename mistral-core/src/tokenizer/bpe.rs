@@ -45,13 +45,31 @@ pub(super) struct Bpe {
 }
 
 /// Buffers that are reused from piece to piece.
-#[derive(Default)]
 pub(super) struct Scratch {
+    scan: usize,
     symbols: Vec<Symbol>,
     merges: Vec<Merge>,
     links: Vec<Link>,
     heap: BinaryHeap<Reverse<Candidate>>,
     after_unk: bool,
+}
+
+impl Scratch {
+    pub(super) fn new() -> Self {
+        Self::with_scan(SCAN)
+    }
+
+    /// With another bound than [`SCAN`]: the tokens are the same.
+    pub(super) fn with_scan(scan: usize) -> Self {
+        Self {
+            scan,
+            symbols: Vec::new(),
+            merges: Vec::new(),
+            links: Vec::new(),
+            heap: BinaryHeap::new(),
+            after_unk: false,
+        }
+    }
 }
 
 impl Bpe {
@@ -137,7 +155,11 @@ struct Merge {
 const NO_MERGE: Merge = Merge { priority: NONE, id: NONE };
 
 fn merge_all(scratch: &mut Scratch, merge: impl Fn(&Symbol, &Symbol) -> Option<Merge>) {
-    if scratch.symbols.len() <= SCAN { merge_by_scan(scratch, merge) } else { merge_by_heap(scratch, merge) }
+    if scratch.symbols.len() <= scratch.scan {
+        merge_by_scan(scratch, merge)
+    } else {
+        merge_by_heap(scratch, merge)
+    }
 }
 
 fn merge_by_scan(scratch: &mut Scratch, merge: impl Fn(&Symbol, &Symbol) -> Option<Merge>) {
@@ -200,7 +222,7 @@ fn merge_by_heap(scratch: &mut Scratch, merge: impl Fn(&Symbol, &Symbol) -> Opti
             id,
         }))
     };
-    let last = symbols.len() - 1;
+    let Some(last) = symbols.len().checked_sub(1) else { return };
     links.clear();
     links.extend(
         (0..=last).map(|i| Link {
