@@ -304,7 +304,7 @@ impl Tokenizer {
             text = Cow::Owned([" ", &text].concat());
         }
         split::split(&self.splitters, &text, &mut |piece| {
-            self.bpe.encode(&self.vocab, piece.as_bytes(), scratch, out);
+            self.bpe.encode(&self.vocab, piece, scratch, out);
         });
     }
 }

@@ -233,12 +233,11 @@ fn the_scan_and_the_heap_agree() {
         let tokenizer = Tokenizer::open(fixture(name)).unwrap();
         for len in 1..120 {
             let text: String = unit.chars().cycle().skip(len * 7).take(len).collect();
-            let piece = text.as_bytes();
             let mut by_scan = Vec::new();
             let mut by_heap = Vec::new();
             let encode = |scan: usize, out: &mut Vec<u32>| {
                 let mut scratch = Scratch::with_scan(scan);
-                tokenizer.bpe.encode(&tokenizer.vocab, piece, &mut scratch, out);
+                tokenizer.bpe.encode(&tokenizer.vocab, &text, &mut scratch, out);
             };
             encode(usize::MAX, &mut by_scan);
             encode(0, &mut by_heap);
