@@ -163,7 +163,7 @@ fn pack(view: &TensorView<'_>, format: Format, rows: usize, cols: usize) -> Resu
     let len = packed::packed_len(format, rows, cols)?;
     let group_len = len / rows.div_ceil(GROUP).max(1);
     // The kernels read whole cache lines, so the data starts at one.
-    let mut memory = Vec::new();
+    let mut memory = Vec::<u8>::new();
     memory.try_reserve_exact(len + CACHE_LINE).map_err(|_| {
         Error::limit("memory", format!("{len} bytes for {}", view.name), "what the system has")
     })?;

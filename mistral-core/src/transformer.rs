@@ -58,7 +58,8 @@ impl Transformer {
 
     /// Bytes of weights that one decoded token reads.
     pub fn bytes_per_token(&self) -> u64 {
-        let blocks = self.layers.iter().map(|block| block.attention.bytes() + block.feed_forward.bytes_per_token());
+        let blocks =
+            self.layers.iter().map(|block| block.attention.bytes() + block.feed_forward.bytes_per_token());
         blocks.sum::<u64>() + self.output.bytes()
     }
 
