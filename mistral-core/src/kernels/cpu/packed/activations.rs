@@ -13,10 +13,18 @@ pub(super) struct ActivationChunk {
     pub scales: [f32; BLOCKS],
     /// Sum of the codes of each block.
     pub sums: [f32; BLOCKS],
-    /// The sum again, negated: what the zero point of the weights multiplies.
-    pub negated_sums: [i32; BLOCKS],
-    /// The same over the first 16 codes of each block, and over the last 16.
-    pub negated_half_sums: [[i32; BLOCKS]; 2],
+    /// What integer dot products with the first and the last 16 codes of each block start from: minus their sum × the zero
+    /// point of the weights. Where halves have no scales of their own, the first is that of the entire block.
+    pub starts: [[i32; BLOCKS]; 2],
+}
+
+/// What the weights ask of the activations.
+#[derive(Clone, Copy)]
+pub(super) struct Zero {
+    /// The code that stands for zero; 0 if there is none.
+    pub point: i32,
+    /// Whether the halves of a block have scales of their own.
+    pub halves: bool,
 }
 
 impl ActivationChunk {
@@ -24,23 +32,22 @@ impl ActivationChunk {
         codes: [[[0; 4]; 8]; BLOCKS],
         scales: [0.0; BLOCKS],
         sums: [0.0; BLOCKS],
-        negated_sums: [0; BLOCKS],
-        negated_half_sums: [[0; BLOCKS]; 2],
+        starts: [[0; BLOCKS]; 2],
     };
 
     /// Quantises up to 256 activations, a whole number of blocks. Each block is scaled so that its largest magnitude becomes 127;
     /// a block with a NaN or an infinity gets the scale NaN, so that it shows in every output.
     #[inline(always)]
-    pub fn quantize(&mut self, values: &[f32]) {
+    pub fn quantize(&mut self, zero: Zero, values: &[f32]) {
         for (b, values) in values.as_chunks::<BLOCK>().0.iter().enumerate().take(BLOCKS) {
             let (scale, codes) = quantize_block(values);
             let sum = |codes: &[i8]| codes.iter().map(|&code| i32::from(code)).sum::<i32>();
             let halves = [sum(&codes[..16]), sum(&codes[16..])];
             self.scales[b] = scale;
             self.sums[b] = (halves[0] + halves[1]) as f32;
-            self.negated_sums[b] = -halves[0] - halves[1];
-            self.negated_half_sums[0][b] = -halves[0];
-            self.negated_half_sums[1][b] = -halves[1];
+            let first = if zero.halves { halves[0] } else { halves[0] + halves[1] };
+            self.starts[0][b] = -first * zero.point;
+            self.starts[1][b] = -halves[1] * zero.point;
             for (to, from) in self.codes[b].iter_mut().zip(codes.as_chunks::<4>().0) {
                 *to = *from;
             }

@@ -18,14 +18,14 @@ fn expand<S: Simd, F: BlockFormat>(simd: S, chunk: &[u8], cols: usize, out: &mut
     let (header, codes) = chunk.split_at(header_bytes(F::FORMAT, blocks));
     let mut scales = Scales::ZERO;
     F::scales(simd, header, blocks, &mut scales);
-    let zero = F::CODES.zero_shift.map_or(0.0, |shift| -((1u32 << shift) as f32));
+    let zero = F::CODES.zero.map_or(0.0, |zero| -f32::from(zero));
     let blocks = codes.chunks_exact(code_bytes(F::FORMAT));
     for (b, (block, out)) in blocks.zip(out.as_chunks_mut::<BLOCK>().0).enumerate() {
         let codes = F::codes(simd, block);
         for (g, (codes, out)) in codes.into_iter().zip(out.as_chunks_mut::<4>().0).enumerate() {
             let half = if F::HALVES { g / 4 } else { 0 };
             let scale = simd.load_floats(&scales.scales[half][b]);
-            let offset = match F::CODES.zero_shift {
+            let offset = match F::CODES.zero {
                 Some(_) => simd.mul(scale, simd.splat(zero)),
                 None => simd.load_floats(&scales.offsets[b]),
             };

@@ -1,7 +1,7 @@
 //! What distinguishes the formats once they are packed: how scales and codes come out of a chunk. See [`super::layout`].
 
 use super::layout::{BLOCK, CHUNK, GROUP_ROWS};
-use super::simd::{Codes, Simd};
+use super::simd::Simd;
 use crate::quant::{Format, IQ4_CODEBOOK};
 
 /// Blocks of a chunk.
@@ -22,6 +22,15 @@ impl Scales {
         Self { scales: [[[0.0; GROUP_ROWS]; BLOCKS]; 2], offsets: [[0.0; GROUP_ROWS]; BLOCKS] };
 }
 
+/// What the codes of a format are.
+#[derive(Clone, Copy)]
+pub(super) struct Codes {
+    /// Bits of a code: 4, 5, 6 or 8. Eight-bit codes have the zero point 128.
+    pub bits: u32,
+    /// The code that stands for zero; `None` if the format has offsets instead.
+    pub zero: Option<u8>,
+}
+
 /// A format of blocks of 32 codes.
 pub(super) trait BlockFormat {
     const FORMAT: Format;
@@ -36,12 +45,12 @@ pub(super) trait BlockFormat {
     fn codes<S: Simd>(simd: S, block: &[u8]) -> [S::Bytes; 8];
 }
 
-const fn symmetric(bits: u32, zero_shift: u32) -> Codes {
-    Codes { bits, zero_shift: Some(zero_shift) }
+const fn symmetric(bits: u32, zero: u8) -> Codes {
+    Codes { bits, zero: Some(zero) }
 }
 
 const fn affine(bits: u32) -> Codes {
-    Codes { bits, zero_shift: None }
+    Codes { bits, zero: None }
 }
 
 /// Formats that differ in nothing but the parts they are made of.
@@ -68,16 +77,16 @@ macro_rules! block_format {
     };
 }
 
-block_format!(Q4_0, symmetric(4, 3), scale_per_block, nibbles);
+block_format!(Q4_0, symmetric(4, 8), scale_per_block, nibbles);
 block_format!(Q4_1, affine(4), scale_and_offset_per_block, nibbles);
-block_format!(Q5_0, symmetric(5, 4), scale_per_block, five_bits);
+block_format!(Q5_0, symmetric(5, 16), scale_per_block, five_bits);
 block_format!(Q5_1, affine(5), scale_and_offset_per_block, five_bits);
-block_format!(Q8_0, symmetric(8, 7), scale_per_block, bytes);
+block_format!(Q8_0, symmetric(8, 128), scale_per_block, bytes);
 block_format!(Q4_K, affine(4), k_scales, nibbles);
 block_format!(Q5_K, affine(5), k_scales, five_bits);
-block_format!(Q6_K, symmetric(6, 5), q6_k_scales, six_bits);
-block_format!(IQ4_NL, symmetric(8, 7), scale_per_block, codebook);
-block_format!(IQ4_XS, symmetric(8, 7), iq4_xs_scales, codebook);
+block_format!(Q6_K, symmetric(6, 32), q6_k_scales, six_bits);
+block_format!(IQ4_NL, symmetric(8, 128), scale_per_block, codebook);
+block_format!(IQ4_XS, symmetric(8, 128), iq4_xs_scales, codebook);
 
 #[inline(always)]
 fn vectors(block: &[u8]) -> &[[u8; 64]] {

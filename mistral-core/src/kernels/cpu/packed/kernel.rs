@@ -143,12 +143,11 @@ fn add_block<S: Simd, F: BlockFormat, const M: usize>(
     let scale = simd.load_floats(&scales.scales[0][b]);
     if F::HALVES {
         let second = simd.load_floats(&scales.scales[1][b]);
-        let half = |h: usize| {
-            let sums = activations.map(|row| row.negated_half_sums[h][b]);
-            let rows = activations.map(|row| &row.codes[b][4 * h..4 * h + 4]);
-            simd.dot(F::CODES, &codes[4 * h..4 * h + 4], rows, sums)
-        };
-        let (low, high) = (half(0), half(1));
+        let [first, last] = [&codes.as_chunks::<4>().0[0], &codes.as_chunks::<4>().0[1]];
+        let rows = activations.map(|row| &row.codes[b].as_chunks::<4>().0[0]);
+        let low = simd.dot(F::CODES.bits, first, rows, activations.map(|row| row.starts[0][b]));
+        let rows = activations.map(|row| &row.codes[b].as_chunks::<4>().0[1]);
+        let high = simd.dot(F::CODES.bits, last, rows, activations.map(|row| row.starts[1][b]));
         for m in 0..M {
             let dot = simd.mul(scale, simd.to_floats(low[m]));
             let dot = simd.fma(second, simd.to_floats(high[m]), dot);
@@ -156,11 +155,11 @@ fn add_block<S: Simd, F: BlockFormat, const M: usize>(
         }
         return;
     }
-    let rows = activations.map(|row| &row.codes[b][..]);
-    let dots = simd.dot(F::CODES, codes, rows, activations.map(|row| row.negated_sums[b]));
+    let rows = activations.map(|row| &row.codes[b]);
+    let dots = simd.dot(F::CODES.bits, codes, rows, activations.map(|row| row.starts[0][b]));
     for m in 0..M {
         let mut dot = simd.mul(scale, simd.to_floats(dots[m]));
-        if F::CODES.zero_shift.is_none() {
+        if F::CODES.zero.is_none() {
             let offset = simd.load_floats(&scales.offsets[b]);
             dot = simd.fma(offset, simd.splat(activations[m].sums[b]), dot);
         }

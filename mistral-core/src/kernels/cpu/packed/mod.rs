@@ -14,11 +14,12 @@ mod simd;
 #[cfg(test)]
 mod tests;
 
+use std::marker::PhantomData;
 use std::sync::OnceLock;
 
 use super::pool;
 use crate::quant::Format;
-use activations::ActivationChunk;
+use activations::{ActivationChunk, Zero};
 use formats::BlockFormat;
 use kernel::{Output, Tile};
 use layout::CHUNK;
@@ -70,7 +71,7 @@ impl PackedMatrix<'_> {
 
 /// An instruction set that the kernels are compiled for.
 #[derive(Clone, Copy)]
-enum Arm {
+pub(crate) enum Arm {
     Scalar(Scalar),
     #[cfg(target_arch = "x86_64")]
     Avx2(Avx2),
@@ -80,7 +81,7 @@ enum Arm {
 
 impl Arm {
     /// Every arm that this CPU can run, the best one first.
-    fn available() -> Vec<Self> {
+    pub fn available() -> Vec<Self> {
         let mut arms = Vec::new();
         #[cfg(target_arch = "x86_64")]
         {
@@ -92,9 +93,19 @@ impl Arm {
     }
 
     /// The best arm, found once.
-    fn best() -> Self {
+    pub fn best() -> Self {
         static BEST: OnceLock<Arm> = OnceLock::new();
         *BEST.get_or_init(|| Self::available()[0])
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Scalar(_) => "scalar",
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2(_) => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512(_) => "avx512-vnni",
+        }
     }
 
     fn run(self, task: impl Task) {
@@ -110,13 +121,7 @@ impl Arm {
 
 /// The instruction set in use: `avx512-vnni`, `avx2` or `scalar`.
 pub fn arm_name() -> &'static str {
-    match Arm::best() {
-        Arm::Scalar(_) => "scalar",
-        #[cfg(target_arch = "x86_64")]
-        Arm::Avx2(_) => "avx2",
-        #[cfg(target_arch = "x86_64")]
-        Arm::Avx512(_) => "avx512-vnni",
-    }
+    Arm::best().name()
 }
 
 /// `out = x · wᵀ` for `x: [m, cols]` and `out: [m, rows]`, on the threads of the current pool.
@@ -127,7 +132,14 @@ pub fn linear(activation: Activation, x: &[f32], m: usize, w: PackedMatrix<'_>, 
     linear_on(Arm::best(), activation, x, m, w, out);
 }
 
-fn linear_on(arm: Arm, activation: Activation, x: &[f32], m: usize, w: PackedMatrix<'_>, out: &mut [f32]) {
+pub(crate) fn linear_on(
+    arm: Arm,
+    activation: Activation,
+    x: &[f32],
+    m: usize,
+    w: PackedMatrix<'_>,
+    out: &mut [f32],
+) {
     w.check();
     assert_eq!(x.len(), m * w.cols, "activations of [{m}, {}]", w.cols);
     assert_eq!(out.len(), m * w.rows, "outputs of [{m}, {}]", w.rows);
@@ -138,7 +150,7 @@ fn linear_on(arm: Arm, activation: Activation, x: &[f32], m: usize, w: PackedMat
     match activation {
         Activation::F32 => by_tiles(arm, w, m, out, Operand::Floats(x)),
         Activation::Int8 => {
-            let chunks = quantize(arm, x, m, w.cols);
+            let chunks = quantize(arm, x, m, w);
             by_tiles(arm, w, m, out, Operand::Chunks(&chunks));
         }
     }
@@ -148,14 +160,15 @@ fn linear_on(arm: Arm, activation: Activation, x: &[f32], m: usize, w: PackedMat
 const QUANTIZE_ROWS: usize = 16;
 
 /// Activations in 8 bits: `[m, ⌈cols / 256⌉]` chunks.
-fn quantize(arm: Arm, x: &[f32], m: usize, cols: usize) -> Vec<ActivationChunk> {
+fn quantize(arm: Arm, x: &[f32], m: usize, w: PackedMatrix<'_>) -> Vec<ActivationChunk> {
+    let (cols, zero) = (w.cols, zero_of(w.format));
     let per_row = cols.div_ceil(CHUNK);
     let mut chunks = vec![ActivationChunk::ZERO; m * per_row];
     if per_row == 0 {
         return chunks;
     }
     if m <= QUANTIZE_ROWS {
-        arm.run(Quantize { x, cols, to: &mut chunks });
+        arm.run(Quantize { x, cols, zero, to: &mut chunks });
         return chunks;
     }
     let parts: Vec<_> = chunks.chunks_mut(QUANTIZE_ROWS * per_row).map(std::sync::Mutex::new).collect();
@@ -163,7 +176,7 @@ fn quantize(arm: Arm, x: &[f32], m: usize, cols: usize) -> Vec<ActivationChunk> 
         let x = &x[part * QUANTIZE_ROWS * cols..];
         // Nobody else locks this part.
         if let Ok(mut to) = parts[part].lock() {
-            arm.run(Quantize { x, cols, to: &mut to });
+            arm.run(Quantize { x, cols, zero, to: &mut to });
         }
     });
     drop(parts);
@@ -173,6 +186,7 @@ fn quantize(arm: Arm, x: &[f32], m: usize, cols: usize) -> Vec<ActivationChunk> 
 struct Quantize<'a> {
     x: &'a [f32],
     cols: usize,
+    zero: Zero,
     to: &'a mut [ActivationChunk],
 }
 
@@ -182,7 +196,7 @@ impl Task for Quantize<'_> {
         let rows = self.to.chunks_exact_mut(self.cols.div_ceil(CHUNK));
         for (to, row) in rows.zip(self.x.chunks_exact(self.cols)) {
             for (to, values) in to.iter_mut().zip(row.chunks(CHUNK)) {
-                to.quantize(values);
+                to.quantize(self.zero, values);
             }
         }
     }
@@ -230,7 +244,7 @@ fn by_tiles(arm: Arm, w: PackedMatrix<'_>, m: usize, out: Output, operand: Opera
 struct FormatTile<'a, F> {
     tile: &'a Tile<'a>,
     operand: Operand<'a>,
-    format: std::marker::PhantomData<F>,
+    format: PhantomData<F>,
 }
 
 impl<F: BlockFormat> Task for FormatTile<'_, F> {
@@ -243,18 +257,29 @@ impl<F: BlockFormat> Task for FormatTile<'_, F> {
     }
 }
 
-fn run_tile(arm: Arm, tile: &Tile<'_>, operand: Operand<'_>) {
-    macro_rules! by_format {
-        ($($format:ident),+) => {
-            match tile.format {
-                $(Format::$format => {
-                    arm.run(FormatTile::<formats::$format> { tile, operand, format: std::marker::PhantomData })
-                })+
-                Format::F32 | Format::F16 | Format::BF16 | Format::F8E4M3 => {
-                    unreachable!("{} has no packed form: `packed_len` refuses it", tile.format.name())
-                }
+/// Calls `$body` with `$F` as the type that stands for `$format`.
+macro_rules! with_format {
+    ($value:expr, $F:ident => $body:expr) => {
+        with_format!(@ $value, $F => $body; Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q4_K Q5_K Q6_K IQ4_NL IQ4_XS)
+    };
+    (@ $value:expr, $F:ident => $body:expr; $($format:ident)+) => {
+        match $value {
+            $(Format::$format => {
+                type $F = formats::$format;
+                $body
+            })+
+            Format::F32 | Format::F16 | Format::BF16 | Format::F8E4M3 => {
+                unreachable!("{} has no packed form: `packed_len` refuses it", $value.name())
             }
-        };
-    }
-    by_format!(Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS)
+        }
+    };
+}
+
+/// What the integer kernel needs to know about `format` in the activations.
+fn zero_of(format: Format) -> Zero {
+    with_format!(format, F => Zero { point: F::CODES.zero.map_or(0, i32::from), halves: F::HALVES })
+}
+
+fn run_tile(arm: Arm, tile: &Tile<'_>, operand: Operand<'_>) {
+    with_format!(tile.format, F => arm.run(FormatTile::<F> { tile, operand, format: PhantomData }));
 }
