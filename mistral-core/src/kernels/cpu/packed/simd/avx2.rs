@@ -119,8 +119,8 @@ impl Simd for Avx2 {
     type Bytes = [__m256i; 2];
     type Ints = [__m256i; 2];
     type Floats = [__m256; 2];
-    const TILE: usize = 4;
-    const EXACT_TILE: usize = 3;
+    const TILES: usize = 1;
+    const EXACT_ROWS: usize = 3;
 
     #[inline(always)]
     fn run(self, task: impl Task) {

@@ -33,8 +33,8 @@ impl Simd for Avx512 {
     type Bytes = __m512i;
     type Ints = __m512i;
     type Floats = __m512;
-    const TILE: usize = 8;
-    const EXACT_TILE: usize = 8;
+    const TILES: usize = 2;
+    const EXACT_ROWS: usize = 8;
 
     #[inline(always)]
     fn run(self, task: impl Task) {

@@ -24,10 +24,10 @@ pub(super) trait Simd: Copy {
     type Ints: Copy;
     /// 16 × f32.
     type Floats: Copy;
-    /// Activation rows that share the codes of a block in the prefill kernel.
-    const TILE: usize;
-    /// The same in the kernel for f32 activations, which keeps two sums a row.
-    const EXACT_TILE: usize;
+    /// Tiles of four rows of activations that share the codes of a block in the prefill kernel: one or two.
+    const TILES: usize;
+    /// Rows of activations that share the weights in the kernel for f32 activations: 3 or 8.
+    const EXACT_ROWS: usize;
 
     /// Runs `task`, compiled with the instructions of this arm.
     fn run(self, task: impl Task);

@@ -14,8 +14,8 @@ impl Simd for Scalar {
     type Bytes = [u8; 64];
     type Ints = [i32; 16];
     type Floats = [f32; 16];
-    const TILE: usize = 4;
-    const EXACT_TILE: usize = 3;
+    const TILES: usize = 1;
+    const EXACT_ROWS: usize = 3;
 
     #[inline(always)]
     fn run(self, task: impl Task) {
