@@ -5,6 +5,8 @@
 
 pub mod chat;
 pub mod config;
+#[cfg(feature = "constraint")]
+pub mod constraint;
 pub mod control;
 pub mod error;
 pub mod quant;
