@@ -7,7 +7,13 @@ use crate::error::{Error, Result};
 
 /// Stops calls that were given a clone of it, from any thread.
 #[derive(Clone, Debug, Default)]
-pub struct CancelToken(Arc<AtomicBool>);
+pub struct CancelToken(Arc<Flag>);
+
+#[derive(Debug, Default)]
+struct Flag {
+    cancelled: AtomicBool,
+    parent: Option<CancelToken>,
+}
 
 impl CancelToken {
     /// A token that has not been triggered.
@@ -15,19 +21,24 @@ impl CancelToken {
         Self::default()
     }
 
+    /// A token that is cancelled with this one, and can be without it.
+    pub fn child(&self) -> Self {
+        Self(Arc::new(Flag { cancelled: AtomicBool::new(false), parent: Some(self.clone()) }))
+    }
+
     /// Asks the calls that hold this token to stop; they end with [`Error::Cancelled`].
     pub fn cancel(&self) {
-        self.0.store(true, Ordering::Release);
+        self.0.cancelled.store(true, Ordering::Release);
     }
 
-    /// Makes the token usable again.
+    /// Makes the token usable again; a parent that is cancelled still stops its calls.
     pub fn reset(&self) {
-        self.0.store(false, Ordering::Release);
+        self.0.cancelled.store(false, Ordering::Release);
     }
 
-    /// Whether [`CancelToken::cancel`] was called.
+    /// Whether [`CancelToken::cancel`] was called, on this token or on a parent.
     pub fn is_cancelled(&self) -> bool {
-        self.0.load(Ordering::Acquire)
+        self.0.cancelled.load(Ordering::Acquire) || self.0.parent.as_ref().is_some_and(Self::is_cancelled)
     }
 }
 
@@ -81,5 +92,22 @@ impl<'a> Control<'a> {
             Some(token) if token.is_cancelled() => Err(Error::Cancelled),
             _ => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_child_stops_with_its_parent_and_not_the_other_way_round() {
+        let parent = CancelToken::new();
+        let (one, other) = (parent.child(), parent.child());
+        one.cancel();
+        assert!(one.is_cancelled() && !other.is_cancelled() && !parent.is_cancelled());
+        parent.cancel();
+        assert!(other.is_cancelled());
+        parent.reset();
+        assert!(one.is_cancelled() && !other.is_cancelled());
     }
 }

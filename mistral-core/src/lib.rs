@@ -1,19 +1,34 @@
 //! Runs Mistral's open-weight language models, and the Llama-shaped ones that share their mathematics, on the host's own
 //! hardware: no network, no environment, nothing printed.
 //!
-//! Data flows one way: bytes on disk → [`weights`] → the transformer on a device → logits → a sampled token → text.
+//! Data flows one way: bytes on disk → [`weights`] → [`transformer`] on a device → logits → a sampled token → text.
 
+pub mod cache;
+mod carried;
 pub mod chat;
 pub mod config;
 #[cfg(feature = "constraint")]
 pub mod constraint;
 pub mod control;
+pub mod device;
+pub mod engine;
 pub mod error;
+pub mod generate;
+pub mod kernels;
+mod loader;
+pub mod nn;
 pub mod quant;
 pub mod sampler;
+pub mod session;
 pub mod stop;
+#[doc(hidden)]
+pub mod testing;
 pub mod tokenizer;
+pub mod transformer;
 pub mod weights;
 
 pub use control::{CancelToken, Control, Progress};
+pub use engine::{Model, ModelOptions};
 pub use error::{Error, Result};
+pub use generate::{Event, FinishReason, GenerateOptions, Generation};
+pub use session::{Session, SessionOptions};

@@ -1,1 +1,276 @@
 //! Checkpoints on disk: safetensors and GGUF, memory-mapped, under Mistral's canonical tensor names.
+//!
+//! [`open`] finds the files, reads their headers and the configuration, and checks that every tensor of the model is there with
+//! its shape, and none besides. The bytes of the weights are not read: a [`TensorView`] points into the mapped file.
+//!
+//! Model files must not be changed while they are open; see [`TensorView::shared`].
+
+mod catalog;
+mod folder;
+mod fp8;
+pub mod gguf;
+mod mmap;
+mod names;
+mod resolve;
+mod safetensors;
+mod sidecar;
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use serde_json::Value;
+
+pub use fp8::Fp8Scale;
+pub use gguf::Metadata as GgufMetadata;
+pub use sidecar::{ChatTemplate, TokenizerSource};
+
+use crate::config::{ModelConfig, ParsedConfig, gguf as gguf_config, hf, params};
+use crate::control::{Control, Progress};
+use crate::error::{Error, Result};
+use crate::quant::Format;
+use catalog::Catalog;
+use folder::{Layout, Weights};
+use mmap::Mapped;
+use names::Naming;
+use resolve::Entry;
+use sidecar::{MAX_CONFIG_BYTES, Sidecar, read_json};
+
+/// Opens the checkpoint in a folder, or in a file beside its configuration.
+///
+/// A folder must hold one model: safetensors with Hugging Face names (`config.json`), or with Mistral's own (`params.json`), or one
+/// GGUF model. Where Mistral publishes its own files and a conversion of them in one folder, its own are taken. Other mixtures
+/// are refused, as is everything that could run code.
+///
+/// # Errors
+/// Each names the file and the key or tensor: a path that does not open, a damaged or truncated file, a model or tensor type that
+/// is not supported, a missing or superfluous tensor, a wrong shape; [`Error::Cancelled`].
+pub fn open(path: &Path, control: &mut Control<'_>) -> Result<Checkpoint> {
+    let layout = folder::find(path)?;
+    match &layout.weights {
+        Weights::Gguf(files) => open_gguf(path, files, control),
+        Weights::Safetensors { .. } => open_safetensors(path, &layout, control),
+    }
+}
+
+/// An open model: its configuration, and its tensors under canonical names (`layers.0.attention.wq.weight`).
+#[derive(Debug)]
+pub struct Checkpoint {
+    /// The shape of the text model.
+    pub config: ModelConfig,
+    files: Vec<Mapped>,
+    entries: BTreeMap<String, Entry>,
+    sidecar: Sidecar,
+}
+
+/// A file with weights.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileInfo {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Its length in bytes.
+    pub bytes: u64,
+}
+
+/// A tensor in a mapped file. The bytes may begin at any address: safetensors does not align them.
+#[derive(Clone)]
+pub struct TensorView<'a> {
+    /// The name in the file; several tensors of a mixture may share one.
+    pub name: String,
+    /// The file.
+    pub file: &'a Path,
+    /// How the elements are stored.
+    pub format: Format,
+    /// Row-major, slowest dimension first (torch order): `[out, in]` for a matrix.
+    pub shape: Vec<usize>,
+    /// The elements, as long as `format` and `shape` say.
+    pub bytes: &'a [u8],
+    /// The scales of FP8 weights; always there for [`Format::F8E4M3`], never otherwise.
+    pub scale: Option<Fp8Scale>,
+    mapped: &'a Mapped,
+    range: Range<usize>,
+}
+
+impl TensorView<'_> {
+    /// The bytes of the tensor as an owner that keeps the map alive, without a copy.
+    ///
+    /// The file must not be truncated while any owner lives: reading lost pages of a map ends the process.
+    pub fn shared(&self) -> Bytes {
+        self.mapped.shared(self.range.clone())
+    }
+}
+
+impl Checkpoint {
+    /// The tensor of a canonical name.
+    ///
+    /// # Errors
+    /// [`Error::Format`] if there is no such tensor, or if its shape is another.
+    pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<TensorView<'_>> {
+        let Some(entry) = self.entries.get(name) else {
+            let file = self.files.first().map(Mapped::name).unwrap_or_default();
+            return Err(Error::format(file, name, "no such tensor", format!("one of shape {shape:?}")));
+        };
+        let mapped = &self.files[entry.file];
+        if entry.shape != shape {
+            let found = format!("shape {:?}", entry.shape);
+            return Err(Error::format(mapped.name(), &entry.source, found, format!("shape {shape:?}")));
+        }
+        Ok(TensorView {
+            name: entry.source.clone(),
+            file: mapped.path(),
+            format: entry.format,
+            shape: entry.shape.clone(),
+            bytes: &mapped.bytes()[entry.range.clone()],
+            scale: entry.scale.clone(),
+            mapped,
+            range: entry.range.clone(),
+        })
+    }
+
+    /// Whether there is a tensor of this canonical name.
+    pub fn contains(&self, name: &str) -> bool {
+        self.entries.contains_key(name)
+    }
+
+    /// The canonical names of all tensors of the text model with their shapes and storage formats, sorted by name.
+    pub fn names(&self) -> impl Iterator<Item = (&str, &[usize], Format)> {
+        self.entries.iter().map(|(name, entry)| (name.as_str(), entry.shape.as_slice(), entry.format))
+    }
+
+    /// The files with weights.
+    pub fn files(&self) -> impl Iterator<Item = FileInfo> {
+        self.files
+            .iter()
+            .map(|file| FileInfo { path: file.path().to_owned(), bytes: file.bytes().len() as u64 })
+    }
+
+    /// The sum of the lengths of the files with weights.
+    pub fn total_bytes(&self) -> u64 {
+        self.files().map(|file| file.bytes).sum()
+    }
+
+    /// Which tokenizer the checkpoint carries. In a folder Tekken is preferred to SentencePiece, that to Hugging Face's.
+    pub fn tokenizer(&self) -> Option<TokenizerSource> {
+        self.sidecar.tokenizer.clone()
+    }
+
+    /// The source of the default chat template, where the checkpoint carries one.
+    pub fn chat_template(&self) -> Option<String> {
+        let templates = self.chat_templates();
+        let default = templates.iter().find(|template| template.name == "default").or(templates.first());
+        default.map(|template| template.source.clone())
+    }
+
+    /// All chat templates that the checkpoint carries.
+    pub fn chat_templates(&self) -> &[ChatTemplate] {
+        &self.sidecar.chat_templates
+    }
+
+    /// The tokens that end an answer, as the configuration names them; the tokenizer may know more.
+    pub fn eos_token_ids(&self) -> Vec<u32> {
+        self.sidecar.eos_token_ids.clone()
+    }
+
+    /// The text of the token that begins a sequence, for chat templates.
+    pub fn bos_token(&self) -> Option<&str> {
+        self.sidecar.bos_token.as_deref()
+    }
+
+    /// The text of the token that ends a sequence, for chat templates.
+    pub fn eos_token(&self) -> Option<&str> {
+        self.sidecar.eos_token.as_deref()
+    }
+
+    /// Lets the system drop the pages of a tensor that has been copied elsewhere. Reading it again is slow, not wrong.
+    pub fn release(&self, view: &TensorView<'_>) {
+        view.mapped.release(view.range.clone());
+    }
+}
+
+fn open_safetensors(path: &Path, layout: &Layout, control: &mut Control<'_>) -> Result<Checkpoint> {
+    let Weights::Safetensors { files, index } = &layout.weights else {
+        return Err(Error::Internal("not a safetensors layout".to_owned()));
+    };
+    announce(files, control)?;
+    let mut catalog = Catalog::default();
+    for file in files {
+        control.check()?;
+        safetensors::add_file(&mut catalog, file)?;
+    }
+    if let Some(index) = index {
+        index.check(&catalog)?;
+    }
+    let naming = Naming::detect(&catalog);
+    let config_json = layout.config_json.as_deref().map(ConfigFile::read).transpose()?;
+    let config = match (naming, &layout.params_json, &config_json) {
+        (Naming::Native, Some(params_json), _) | (_, Some(params_json), None) => {
+            let file = ConfigFile::read(params_json)?;
+            params::parse(&file.name, &file.value, resolve::evidence(&catalog, naming))?
+        }
+        (_, _, Some(file)) => hf::parse(&file.name, &file.value, resolve::evidence(&catalog, naming))?,
+        (_, None, None) => {
+            let found = "neither config.json nor params.json";
+            return Err(Error::format(
+                layout.folder.display(),
+                "the folder",
+                found,
+                "the configuration of the model",
+            ));
+        }
+    };
+    let sidecar =
+        Sidecar::of_folder(&layout.folder, config_json.as_ref().map(|f| (f.name.as_str(), &f.value)))?;
+    finish(path, catalog, naming, config, sidecar, control)
+}
+
+fn open_gguf(path: &Path, files: &[PathBuf], control: &mut Control<'_>) -> Result<Checkpoint> {
+    announce(files, control)?;
+    let mut catalog = Catalog::default();
+    let metadata = gguf::add_files(&mut catalog, files, control)?;
+    let factors = catalog.tensors.get(resolve::ROPE_FACTORS);
+    let factors = factors.map(|tensor| catalog.floats(resolve::ROPE_FACTORS, tensor)).transpose()?;
+    let config = gguf_config::parse(&*metadata, factors, resolve::evidence(&catalog, Naming::Gguf))?;
+    finish(path, catalog, Naming::Gguf, config, Sidecar::of_gguf(&metadata)?, control)
+}
+
+/// Reports that loading begins: the bytes to come are those of the weights, of which none is read here.
+fn announce(files: &[PathBuf], control: &mut Control<'_>) -> Result<()> {
+    let size = |path: &PathBuf| std::fs::metadata(path).map(|m| m.len()).map_err(|e| Error::io(path, e));
+    let total = files.iter().map(size).sum::<Result<u64>>()?;
+    control.step(Progress { phase: "load", done: 0, total })
+}
+
+fn finish(
+    path: &Path,
+    catalog: Catalog,
+    naming: Naming,
+    config: ParsedConfig,
+    sidecar: Sidecar,
+    control: &Control<'_>,
+) -> Result<Checkpoint> {
+    let entries = resolve::resolve(&catalog, naming, &config, &path.display().to_string(), control)?;
+    let vocab_size = config.model.vocab_size;
+    if let Some(id) =
+        sidecar.eos_token_ids.iter().find(|id| usize::try_from(**id).is_ok_and(|id| id >= vocab_size))
+    {
+        let expected = format!("token ids below {vocab_size}");
+        return Err(Error::format(path.display(), "eos_token_id", id, expected));
+    }
+    Ok(Checkpoint { config: config.model, files: catalog.files, entries, sidecar })
+}
+
+/// A configuration file that has been read.
+struct ConfigFile {
+    name: String,
+    value: Value,
+}
+
+impl ConfigFile {
+    fn read(path: &Path) -> Result<Self> {
+        Ok(Self { name: path.display().to_string(), value: read_json(path, MAX_CONFIG_BYTES)? })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,45 @@
+//! The tokenizer that a checkpoint carries, opened.
+
+use std::path::Path;
+
+use crate::error::{Error, Result};
+use crate::tokenizer::{GgufVocab, Tokenizer};
+use crate::weights::{GgufMetadata, TokenizerSource};
+
+/// Opens the tokenizer that `source` names.
+pub fn open_tokenizer(source: &TokenizerSource) -> Result<Tokenizer> {
+    match source {
+        TokenizerSource::Tekken(path) | TokenizerSource::SentencePiece(path) => Tokenizer::open(path),
+        TokenizerSource::HuggingFace { tokenizer_json, tokenizer_config } => {
+            let read = |path: &Path| std::fs::read(path).map_err(|e| Error::io(path, e));
+            let config = tokenizer_config.as_deref().map(read).transpose()?;
+            let file = tokenizer_json.display().to_string();
+            Tokenizer::from_hf(&read(tokenizer_json)?, config.as_deref(), &file)
+        }
+        TokenizerSource::Gguf(metadata) => from_gguf(metadata),
+    }
+}
+
+fn from_gguf(metadata: &GgufMetadata) -> Result<Tokenizer> {
+    let key = |name: &str| format!("tokenizer.ggml.{name}");
+    let texts = |name: &str| match metadata.strings(&key(name))? {
+        Some(strings) => strings.collect::<Result<Vec<&str>>>(),
+        None => Ok(Vec::new()),
+    };
+    let id = |name: &str| metadata.u32(&key(&format!("{name}_token_id")));
+    let vocab = GgufVocab {
+        model: metadata.str(&key("model"))?.unwrap_or_default(),
+        pre: metadata.str(&key("pre"))?,
+        tokens: texts("tokens")?,
+        scores: metadata.f32s(&key("scores"))?.unwrap_or_default(),
+        token_types: metadata.i32s(&key("token_type"))?.unwrap_or_default(),
+        merges: texts("merges")?,
+        bos: id("bos")?,
+        eos: id("eos")?,
+        unk: id("unknown")?,
+        pad: id("padding")?,
+        add_bos: metadata.bool(&key("add_bos_token"))?,
+        add_space_prefix: metadata.bool(&key("add_space_prefix"))?,
+    };
+    Tokenizer::from_gguf(vocab, metadata.file())
+}

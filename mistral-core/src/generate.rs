@@ -1,0 +1,204 @@
+//! From logits to a stream of text: sampling, stop conditions, events.
+
+use std::ops::DerefMut;
+use std::sync::Arc;
+
+use crate::control::Control;
+use crate::engine::Model;
+use crate::error::{Error, Result};
+use crate::sampler::{Sampler, SamplingParams, TokenLogprob};
+use crate::session::Session;
+use crate::stop::StopMatcher;
+use crate::tokenizer::StreamDecoder;
+use crate::tokenizer::Tokenizer;
+
+/// What a generation does, beyond its prompt.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GenerateOptions {
+    /// How tokens are chosen; greedy by default.
+    pub sampling: SamplingParams,
+    /// Tokens to generate at most; `None`: until a stop or the end of the context.
+    pub max_tokens: Option<usize>,
+    /// Texts that end the answer; they are not part of it.
+    pub stop: Vec<String>,
+    /// Tokens that end the answer, beside the model's own.
+    pub stop_tokens: Vec<u32>,
+    /// Go on after the model's own end-of-sequence tokens.
+    pub ignore_eos: bool,
+    /// Write control tokens (`[TOOL_CALLS]`) as text.
+    pub show_special: bool,
+}
+
+impl Default for GenerateOptions {
+    fn default() -> Self {
+        Self {
+            sampling: SamplingParams::greedy(),
+            max_tokens: None,
+            stop: Vec::new(),
+            stop_tokens: Vec::new(),
+            ignore_eos: false,
+            show_special: false,
+        }
+    }
+}
+
+/// Why a generation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FinishReason {
+    /// The model ended its answer, or a stop text or token came.
+    Stop,
+    /// [`GenerateOptions::max_tokens`] was reached.
+    Length,
+    /// The session has no position left.
+    ContextFull,
+}
+
+impl FinishReason {
+    /// `"stop"`, `"length"`, `"context_full"`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Stop => "stop",
+            Self::Length => "length",
+            Self::ContextFull => "context_full",
+        }
+    }
+}
+
+/// One step of a generation: exactly one for each sampled token.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Event {
+    /// Text that became certain with this token: whole characters, often empty, never part of a stop text.
+    pub text: String,
+    /// The token.
+    pub token: u32,
+    /// Its log-probability in the model's own distribution, if the options ask for it.
+    pub logprob: Option<f32>,
+    /// The most probable tokens beside it, if the options ask for them.
+    pub top_logprobs: Vec<TokenLogprob>,
+    /// On the last event: why.
+    pub finish_reason: Option<FinishReason>,
+}
+
+/// Checked options with the state of a generation, before it has a session.
+struct Prepared {
+    sampler: Sampler,
+    stops: StopMatcher,
+    end_tokens: Vec<u32>,
+    max_tokens: usize,
+    decoder: Option<StreamDecoder<Arc<Tokenizer>>>,
+}
+
+/// A running generation; it holds its session: by reference from [`Session::generate`], or whatever owner it was
+/// made with. Call [`Generation::next`] until it returns `None`.
+pub struct Generation<S> {
+    session: S,
+    state: Prepared,
+    generated: usize,
+    finish: Option<FinishReason>,
+}
+
+impl<S: DerefMut<Target = Session>> Generation<S> {
+    /// Appends `ids` to the timeline of `session` and starts what follows.
+    ///
+    /// # Errors
+    /// As [`Session::generate`].
+    pub fn new(mut session: S, ids: &[u32], options: &GenerateOptions, control: &mut Control<'_>) -> Result<Self> {
+        let mut state = Prepared::new(session.model(), options)?;
+        session.prefill(ids, control)?;
+        state.sampler.accept_prompt(session.tokens())?;
+        Ok(Self { session, state, generated: 0, finish: None })
+    }
+
+    /// The next event, or `None` after the last.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`] and device failures end the generation; the session keeps what was evaluated.
+    #[allow(clippy::should_implement_trait, reason = "it takes a control, which an iterator cannot")]
+    pub fn next(&mut self, control: &mut Control<'_>) -> Option<Result<Event>> {
+        if self.finish.is_some() {
+            return None;
+        }
+        let event = self.step(control);
+        match &event {
+            Ok(event) => self.finish = event.finish_reason,
+            // Whatever failed, there is nothing to go on from.
+            Err(_) => self.finish = Some(FinishReason::Stop),
+        }
+        Some(event)
+    }
+
+    /// Tokens generated so far.
+    pub fn generated(&self) -> usize {
+        self.generated
+    }
+
+    fn step(&mut self, control: &mut Control<'_>) -> Result<Event> {
+        control.check()?;
+        if self.generated > 0 {
+            self.session.step(control)?;
+        }
+        let sampled = self.state.sampler.sample(self.session.logits(), None)?;
+        self.state.sampler.accept(sampled.token)?;
+        self.session.push(sampled.token);
+        self.generated += 1;
+        let ended = self.state.end_tokens.contains(&sampled.token);
+        let (mut text, stopped) = self.state.text_of(sampled.token, ended)?;
+        let finish_reason = if ended || stopped {
+            Some(FinishReason::Stop)
+        } else if self.generated >= self.state.max_tokens {
+            Some(FinishReason::Length)
+        } else if self.session.is_full() {
+            Some(FinishReason::ContextFull)
+        } else {
+            None
+        };
+        if finish_reason.is_some() && !stopped {
+            text += &self.state.rest();
+        }
+        let (logprob, top_logprobs) = (sampled.logprob, sampled.top_logprobs);
+        Ok(Event { text, token: sampled.token, logprob, top_logprobs, finish_reason })
+    }
+}
+
+impl Prepared {
+    fn new(model: &Arc<Model>, options: &GenerateOptions) -> Result<Self> {
+        let vocab_size = model.vocab_size();
+        if let Some(i) = options.stop_tokens.iter().position(|&t| t as usize >= vocab_size) {
+            let expected = format!("a token below {vocab_size}");
+            return Err(Error::argument(format!("stop_tokens[{i}]"), options.stop_tokens[i], expected));
+        }
+        if options.max_tokens == Some(0) {
+            return Err(Error::argument("max_tokens", 0, "at least 1"));
+        }
+        if !options.stop.is_empty() && model.tokenizer().is_err() {
+            return Err(Error::argument("stop", "stop texts", "none: the model has no tokenizer"));
+        }
+        let mut end_tokens = options.stop_tokens.clone();
+        if !options.ignore_eos {
+            end_tokens.extend(model.eos_token_ids());
+        }
+        Ok(Self {
+            sampler: Sampler::new(options.sampling.clone(), vocab_size)?,
+            stops: StopMatcher::new(&options.stop)?,
+            end_tokens,
+            max_tokens: options.max_tokens.unwrap_or(usize::MAX),
+            decoder: model.tokenizer().ok().map(|t| StreamDecoder::new(Arc::clone(t), !options.show_special)),
+        })
+    }
+
+    /// The text that `token` makes certain, and whether a stop text came.
+    fn text_of(&mut self, token: u32, ended: bool) -> Result<(String, bool)> {
+        let Some(decoder) = self.decoder.as_mut().filter(|_| !ended) else {
+            return Ok((String::new(), false));
+        };
+        let step = self.stops.push(&decoder.push(token)?);
+        Ok((step.text, step.stop.is_some()))
+    }
+
+    /// The text that was held back in case a stop text or a longer character followed.
+    fn rest(&mut self) -> String {
+        let Some(decoder) = self.decoder.as_mut() else { return String::new() };
+        let step = self.stops.push(&decoder.finish());
+        if step.stop.is_some() { step.text } else { step.text + &self.stops.finish() }
+    }
+}

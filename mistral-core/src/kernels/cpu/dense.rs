@@ -1,0 +1,266 @@
+//! Linear layers whose weights are numbers (f32, f16, bf16, FP8), multiplied from where the file is mapped.
+//!
+//! Every output is one dot product: eight running sums along k, added at the end in a fixed order. The tile's shape never changes that, so
+//! a row of a batch equals the same row alone, bit for bit.
+
+use super::pool;
+use super::simd::{F32x8, simd_dispatch};
+use crate::quant::Format;
+use crate::weights::Fp8Scale;
+
+/// A row-major matrix `[rows, cols]` of an unpacked format.
+#[derive(Clone, Copy)]
+pub struct DenseMatrix<'a> {
+    /// `F32`, `F16`, `BF16` or `F8E4M3`.
+    pub format: Format,
+    /// Outputs.
+    pub rows: usize,
+    /// Inputs.
+    pub cols: usize,
+    /// `rows * cols` elements, at any alignment.
+    pub data: &'a [u8],
+    /// The scales of FP8 weights.
+    pub scale: Option<&'a Fp8Scale>,
+}
+
+/// Output rows of one task: enough work to be worth a hand-over, few enough to balance.
+const TASK_ROWS: usize = 32;
+/// Activation rows that stay in the second-level cache while weight rows pass by.
+const BATCH: usize = 64;
+
+/// `out[i, j] = Σ_k x[i, k] · w[j, k]` for `x: [m, cols]`, `out: [m, rows]`.
+pub fn linear(x: &[f32], m: usize, w: DenseMatrix<'_>, out: &mut [f32]) {
+    assert_eq!(x.len(), m * w.cols);
+    assert_eq!(out.len(), m * w.rows);
+    assert_eq!(w.data.len(), w.format.block_bytes() * w.rows * w.cols);
+    let out = Rows { data: out.as_mut_ptr(), stride: w.rows };
+    pool::run(w.rows.div_ceil(TASK_ROWS), &|task| {
+        let rows = task * TASK_ROWS..((task + 1) * TASK_ROWS).min(w.rows);
+        linear_rows(x, m, w, rows, out);
+    });
+}
+
+/// The output, written by several tasks at disjoint columns.
+#[derive(Clone, Copy)]
+struct Rows {
+    data: *mut f32,
+    stride: usize,
+}
+
+// SAFETY: tasks write disjoint columns.
+unsafe impl Send for Rows {}
+// SAFETY: as above.
+unsafe impl Sync for Rows {}
+
+fn linear_rows(x: &[f32], m: usize, w: DenseMatrix<'_>, rows: std::ops::Range<usize>, out: Rows) {
+    match w.format {
+        Format::F32 => f32_rows(x, m, w, rows, out),
+        Format::F16 => f16_rows(x, m, w, rows, out),
+        Format::BF16 => bf16_rows(x, m, w, rows, out),
+        Format::F8E4M3 => f8_rows(x, m, w, rows, out),
+        other => unreachable!("{other:?} weights are packed"),
+    }
+}
+
+simd_dispatch!(fn f32_rows(x: &[f32], m: usize, w: DenseMatrix<'_>, rows: std::ops::Range<usize>, out: Rows) = rows_body::<LoadF32>);
+simd_dispatch!(fn f16_rows(x: &[f32], m: usize, w: DenseMatrix<'_>, rows: std::ops::Range<usize>, out: Rows) = rows_body::<LoadF16>);
+simd_dispatch!(fn bf16_rows(x: &[f32], m: usize, w: DenseMatrix<'_>, rows: std::ops::Range<usize>, out: Rows) = rows_body::<LoadBf16>);
+simd_dispatch!(fn f8_rows(x: &[f32], m: usize, w: DenseMatrix<'_>, rows: std::ops::Range<usize>, out: Rows) = rows_body::<LoadF8>);
+
+#[inline(always)]
+fn rows_body<V: F32x8, L: Load>(
+    x: &[f32],
+    m: usize,
+    w: DenseMatrix<'_>,
+    rows: std::ops::Range<usize>,
+    out: Rows,
+) {
+    for batch in (0..m).step_by(BATCH) {
+        let end = (batch + BATCH).min(m);
+        let mut row = rows.start;
+        while row < rows.end {
+            // A batch reuses each weight four times; a single row runs eight rows at once to hide the latency of the sums.
+            let step = if end - batch >= 4 { 2 } else { 8 }.min(rows.end - row);
+            let mut i = batch;
+            while i < end {
+                i += match (step, end - i) {
+                    (2, 4..) => tile::<V, L, 2, 4>(x, w, row, i, out),
+                    (2, _) => tile::<V, L, 2, 1>(x, w, row, i, out),
+                    (8, _) => tile::<V, L, 8, 1>(x, w, row, i, out),
+                    (_, _) => {
+                        (row..row + step).map(|r| tile::<V, L, 1, 1>(x, w, r, i, out)).last().unwrap_or(1)
+                    }
+                };
+            }
+            row += step;
+        }
+    }
+}
+
+/// `C` activation rows from `i` on times `R` weight rows from `row` on; returns `C`.
+#[inline(always)]
+fn tile<V: F32x8, L: Load, const R: usize, const C: usize>(
+    x: &[f32],
+    w: DenseMatrix<'_>,
+    row: usize,
+    i: usize,
+    out: Rows,
+) -> usize {
+    let k = w.cols;
+    let size = w.format.block_bytes();
+    debug_assert!((i + C) * k <= x.len() && (row + R) * k * size <= w.data.len());
+    // SAFETY: the rows lie inside their slices (checked by `linear`), and the arm was detected by the dispatcher.
+    let sums = unsafe {
+        let wp: [*const u8; R] = std::array::from_fn(|r| w.data.as_ptr().add((row + r) * k * size));
+        let xp: [*const f32; C] = std::array::from_fn(|c| x.as_ptr().add((i + c) * k));
+        match w.scale {
+            None => dot::<V, L, R, C>(wp, xp, k),
+            Some(Fp8Scale::Scalar(s)) => dot::<V, L, R, C>(wp, xp, k).map(|row| row.map(|v| v * s)),
+            Some(Fp8Scale::PerRow(s)) => {
+                let sums = dot::<V, L, R, C>(wp, xp, k);
+                std::array::from_fn(|r| sums[r].map(|v| v * s[row + r]))
+            }
+            Some(Fp8Scale::Block { rows, cols, values }) => {
+                let across = k.div_ceil(*cols);
+                let mut sums = [[0.0; C]; R];
+                for b in 0..across {
+                    let (from, len) = (b * cols, (*cols).min(k - b * cols));
+                    let part =
+                        dot::<V, L, R, C>(wp.map(|p| p.add(from * size)), xp.map(|p| p.add(from)), len);
+                    for r in 0..R {
+                        let s = values[(row + r) / rows * across + b];
+                        for c in 0..C {
+                            sums[r][c] += part[r][c] * s;
+                        }
+                    }
+                }
+                sums
+            }
+        }
+    };
+    for (r, sums) in sums.iter().enumerate() {
+        for (c, &sum) in sums.iter().enumerate() {
+            // SAFETY: inside the output, at columns that only this task writes.
+            unsafe { *out.data.add((i + c) * out.stride + row + r) = sum };
+        }
+    }
+    C
+}
+
+/// `R × C` dot products of length `k`.
+///
+/// # Safety
+/// `k` elements are readable from each pointer; the arm of `V` was detected.
+#[inline(always)]
+pub unsafe fn dot<V: F32x8, L: Load, const R: usize, const C: usize>(
+    w: [*const u8; R],
+    x: [*const f32; C],
+    k: usize,
+) -> [[f32; C]; R] {
+    // SAFETY: all offsets stay below `k`.
+    unsafe {
+        let mut acc = [[V::splat(0.0); C]; R];
+        let mut j = 0;
+        while j + 8 <= k {
+            let xv: [V; C] = std::array::from_fn(|c| V::load(x[c].add(j)));
+            for r in 0..R {
+                let wv = L::load::<V>(w[r], j);
+                for c in 0..C {
+                    acc[r][c] = wv.fma(xv[c], acc[r][c]);
+                }
+            }
+            j += 8;
+        }
+        let mut sums = [[0.0; C]; R];
+        for r in 0..R {
+            for c in 0..C {
+                sums[r][c] = acc[r][c].sum();
+                for t in j..k {
+                    sums[r][c] += L::one(w[r], t) * *x[c].add(t);
+                }
+            }
+        }
+        sums
+    }
+}
+
+/// How one format is read.
+pub trait Load {
+    /// Bytes of an element.
+    const SIZE: usize;
+    /// Elements `j..j + 8`.
+    ///
+    /// # Safety
+    /// They are readable; the arm of `V` was detected.
+    unsafe fn load<V: F32x8>(p: *const u8, j: usize) -> V;
+    /// Element `j`.
+    ///
+    /// # Safety
+    /// It is readable.
+    unsafe fn one(p: *const u8, j: usize) -> f32;
+}
+
+/// f32, little-endian.
+pub struct LoadF32;
+/// IEEE half precision.
+pub struct LoadF16;
+/// The upper half of an f32.
+pub struct LoadBf16;
+/// `float8_e4m3fn`.
+pub struct LoadF8;
+
+impl Load for LoadF32 {
+    const SIZE: usize = 4;
+    #[inline(always)]
+    unsafe fn load<V: F32x8>(p: *const u8, j: usize) -> V {
+        // SAFETY: the caller's promise.
+        unsafe { V::load(p.cast::<f32>().wrapping_add(j)) }
+    }
+    #[inline(always)]
+    unsafe fn one(p: *const u8, j: usize) -> f32 {
+        // SAFETY: the caller's promise.
+        unsafe { p.cast::<f32>().wrapping_add(j).read_unaligned() }
+    }
+}
+
+impl Load for LoadF16 {
+    const SIZE: usize = 2;
+    #[inline(always)]
+    unsafe fn load<V: F32x8>(p: *const u8, j: usize) -> V {
+        // SAFETY: the caller's promise.
+        unsafe { V::load_f16(p.cast::<u16>().wrapping_add(j)) }
+    }
+    #[inline(always)]
+    unsafe fn one(p: *const u8, j: usize) -> f32 {
+        // SAFETY: the caller's promise.
+        half::f16::from_bits(unsafe { p.cast::<u16>().wrapping_add(j).read_unaligned() }).to_f32()
+    }
+}
+
+impl Load for LoadBf16 {
+    const SIZE: usize = 2;
+    #[inline(always)]
+    unsafe fn load<V: F32x8>(p: *const u8, j: usize) -> V {
+        // SAFETY: the caller's promise.
+        unsafe { V::load_bf16(p.cast::<u16>().wrapping_add(j)) }
+    }
+    #[inline(always)]
+    unsafe fn one(p: *const u8, j: usize) -> f32 {
+        // SAFETY: the caller's promise.
+        f32::from_bits(u32::from(unsafe { p.cast::<u16>().wrapping_add(j).read_unaligned() }) << 16)
+    }
+}
+
+impl Load for LoadF8 {
+    const SIZE: usize = 1;
+    #[inline(always)]
+    unsafe fn load<V: F32x8>(p: *const u8, j: usize) -> V {
+        // SAFETY: the caller's promise.
+        unsafe { V::load_f8e4m3(p.wrapping_add(j)) }
+    }
+    #[inline(always)]
+    unsafe fn one(p: *const u8, j: usize) -> f32 {
+        // SAFETY: the caller's promise.
+        crate::quant::f8e4m3_to_f32(unsafe { *p.wrapping_add(j) })
+    }
+}

@@ -1,0 +1,8 @@
+//! Kernels for the processor, on slices: shared by every backend whose tensors lie in host memory.
+
+pub mod attention;
+pub mod dense;
+pub mod elementwise;
+pub mod packed;
+pub mod pool;
+pub mod simd;

@@ -1,0 +1,216 @@
+//! The kernels on backends whose tensors lie in host memory: their slices go to [`super::cpu`], the results come back as tensors.
+
+use burn::backend::flex::{FlexTensor, Layout as FlexLayout};
+use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::backend::{Backend, Bytes, DType, Flex, TensorMetadata};
+
+use super::cpu::{attention, dense, elementwise, packed};
+use super::{AttentionSpec, CacheSpec, Kernels, Layout, LinearSpec};
+use crate::config::RopeStyle;
+
+/// Access to the memory of a backend's tensors.
+trait Host: Backend {
+    /// The tensor with its elements in row-major order, without gaps.
+    fn contiguous(x: FloatTensor<Self>) -> FloatTensor<Self>;
+    /// The elements of a contiguous f32 tensor.
+    fn floats(x: &FloatTensor<Self>) -> &[f32];
+    /// The elements of a contiguous `u8` tensor.
+    fn bytes(x: &IntTensor<Self>) -> &[u8];
+    /// The same, to change; copied first if someone else holds the tensor too.
+    fn bytes_mut(x: IntTensor<Self>, change: impl FnOnce(&mut [u8])) -> IntTensor<Self>;
+    /// A tensor of `shape`.
+    fn tensor(data: Vec<f32>, shape: [usize; 2]) -> FloatTensor<Self>;
+}
+
+impl Host for Flex {
+    fn contiguous(x: FlexTensor) -> FlexTensor {
+        x.to_contiguous()
+    }
+    fn floats(x: &FlexTensor) -> &[f32] {
+        x.as_slice().expect("activations are contiguous f32")
+    }
+    fn bytes(x: &FlexTensor) -> &[u8] {
+        x.as_slice().expect("weights and caches are contiguous u8")
+    }
+    fn bytes_mut(mut x: FlexTensor, change: impl FnOnce(&mut [u8])) -> FlexTensor {
+        change(x.storage_mut());
+        x
+    }
+    fn tensor(data: Vec<f32>, shape: [usize; 2]) -> FlexTensor {
+        FlexTensor::new(Bytes::from_elems(data), FlexLayout::contiguous(shape.into()), DType::F32)
+    }
+}
+
+#[cfg(feature = "ndarray")]
+mod ndarray {
+    use burn::backend::ndarray::NdArrayTensor;
+    use burn::backend::{NdArray, TensorData};
+
+    use super::{Host, Kernels};
+
+    impl Host for NdArray {
+        fn contiguous(x: NdArrayTensor) -> NdArrayTensor {
+            match x {
+                NdArrayTensor::F32(x) if x.view().as_slice().is_some() => NdArrayTensor::F32(x),
+                NdArrayTensor::F32(x) => {
+                    let view = x.view();
+                    let shape: Vec<usize> = view.shape().to_vec();
+                    NdArrayTensor::from_data(TensorData::new(
+                        view.iter().copied().collect::<Vec<f32>>(),
+                        shape,
+                    ))
+                }
+                other => panic!("activations are f32, not {other:?}"),
+            }
+        }
+        fn floats(x: &NdArrayTensor) -> &[f32] {
+            let NdArrayTensor::F32(x) = x else { panic!("activations are f32") };
+            x.view().to_slice().expect("activations are contiguous")
+        }
+        fn bytes(x: &NdArrayTensor) -> &[u8] {
+            let NdArrayTensor::U8(x) = x else { panic!("weights and caches are u8") };
+            x.view().to_slice().expect("weights and caches are contiguous")
+        }
+        fn bytes_mut(x: NdArrayTensor, change: impl FnOnce(&mut [u8])) -> NdArrayTensor {
+            let NdArrayTensor::U8(x) = x else { panic!("caches are u8") };
+            let mut array = x.into_owned();
+            change(array.as_slice_mut().expect("caches are contiguous"));
+            NdArrayTensor::from(array)
+        }
+        fn tensor(data: Vec<f32>, shape: [usize; 2]) -> NdArrayTensor {
+            NdArrayTensor::from_data(TensorData::new(data, shape))
+        }
+    }
+
+    super::override_kernels!(NdArray);
+}
+
+/// Implements the kernels of a host backend by those of [`super::cpu`].
+macro_rules! override_kernels {
+    ($backend:ty) => {
+        impl Kernels for $backend {
+            fn linear(
+                x: burn::backend::tensor::FloatTensor<Self>,
+                weight: burn::backend::tensor::IntTensor<Self>,
+                spec: $crate::kernels::LinearSpec,
+            ) -> burn::backend::tensor::FloatTensor<Self> {
+                $crate::kernels::host::linear::<Self>(x, &weight, &spec)
+            }
+            fn rms_norm(
+                x: burn::backend::tensor::FloatTensor<Self>,
+                weight: burn::backend::tensor::FloatTensor<Self>,
+                eps: f32,
+            ) -> burn::backend::tensor::FloatTensor<Self> {
+                $crate::kernels::host::rms_norm::<Self>(x, weight, eps)
+            }
+            fn rope(
+                x: burn::backend::tensor::FloatTensor<Self>,
+                cos: burn::backend::tensor::FloatTensor<Self>,
+                sin: burn::backend::tensor::FloatTensor<Self>,
+                style: $crate::config::RopeStyle,
+            ) -> burn::backend::tensor::FloatTensor<Self> {
+                $crate::kernels::host::rope::<Self>(x, cos, sin, style)
+            }
+            fn swiglu(
+                gate: burn::backend::tensor::FloatTensor<Self>,
+                up: burn::backend::tensor::FloatTensor<Self>,
+            ) -> burn::backend::tensor::FloatTensor<Self> {
+                $crate::kernels::host::swiglu::<Self>(gate, up)
+            }
+            fn cache_write(
+                cache: burn::backend::tensor::IntTensor<Self>,
+                rows: burn::backend::tensor::FloatTensor<Self>,
+                spec: $crate::kernels::CacheSpec,
+                start: usize,
+            ) -> burn::backend::tensor::IntTensor<Self> {
+                $crate::kernels::host::cache_write::<Self>(cache, rows, &spec, start)
+            }
+            fn attention(
+                q: burn::backend::tensor::FloatTensor<Self>,
+                k: burn::backend::tensor::IntTensor<Self>,
+                v: burn::backend::tensor::IntTensor<Self>,
+                spec: $crate::kernels::AttentionSpec,
+            ) -> burn::backend::tensor::FloatTensor<Self> {
+                $crate::kernels::host::attention::<Self>(q, &k, &v, &spec)
+            }
+        }
+    };
+}
+use override_kernels;
+
+override_kernels!(Flex);
+
+fn linear<B: Host>(x: FloatTensor<B>, weight: &IntTensor<B>, spec: &LinearSpec) -> FloatTensor<B> {
+    let m = x.shape()[0];
+    let x = B::contiguous(x);
+    let LinearSpec { format, rows, cols, .. } = *spec;
+    let mut out = vec![0.0; m * rows];
+    match spec.layout {
+        Layout::Rows => {
+            let scale = spec.scale.as_deref();
+            let w = dense::DenseMatrix { format, rows, cols, data: B::bytes(weight), scale };
+            dense::linear(B::floats(&x), m, w, &mut out);
+        }
+        Layout::Packed => {
+            let w = packed::PackedMatrix { format, rows, cols, data: B::bytes(weight) };
+            packed::linear(spec.activation, B::floats(&x), m, w, &mut out);
+        }
+    }
+    B::tensor(out, [m, rows])
+}
+
+fn rms_norm<B: Host>(x: FloatTensor<B>, weight: FloatTensor<B>, eps: f32) -> FloatTensor<B> {
+    let shape = dims2::<B>(&x);
+    let x = B::contiguous(x);
+    let mut out = vec![0.0; shape[0] * shape[1]];
+    elementwise::rms_norm(B::floats(&x), B::floats(&weight), eps, &mut out);
+    B::tensor(out, shape)
+}
+
+fn rope<B: Host>(
+    x: FloatTensor<B>,
+    cos: FloatTensor<B>,
+    sin: FloatTensor<B>,
+    style: RopeStyle,
+) -> FloatTensor<B> {
+    let shape = dims2::<B>(&x);
+    let head_dim = 2 * cos.shape()[1];
+    let x = B::contiguous(x);
+    let mut out = vec![0.0; shape[0] * shape[1]];
+    elementwise::rope(B::floats(&x), B::floats(&cos), B::floats(&sin), head_dim, style, &mut out);
+    B::tensor(out, shape)
+}
+
+fn swiglu<B: Host>(gate: FloatTensor<B>, up: FloatTensor<B>) -> FloatTensor<B> {
+    let shape = dims2::<B>(&gate);
+    let (gate, up) = (B::contiguous(gate), B::contiguous(up));
+    let mut out = vec![0.0; shape[0] * shape[1]];
+    elementwise::swiglu(B::floats(&gate), B::floats(&up), &mut out);
+    B::tensor(out, shape)
+}
+
+fn cache_write<B: Host>(
+    cache: IntTensor<B>,
+    rows: FloatTensor<B>,
+    spec: &CacheSpec,
+    start: usize,
+) -> IntTensor<B> {
+    let rows = B::contiguous(rows);
+    B::bytes_mut(cache, |cache| attention::cache_write(cache, B::floats(&rows), spec, start))
+}
+
+fn attention<B: Host>(
+    q: FloatTensor<B>,
+    k: &IntTensor<B>,
+    v: &IntTensor<B>,
+    spec: &AttentionSpec,
+) -> FloatTensor<B> {
+    let shape = dims2::<B>(&q);
+    let q = B::contiguous(q);
+    B::tensor(attention::attention(B::floats(&q), B::bytes(k), B::bytes(v), spec), shape)
+}
+
+fn dims2<B: Backend>(x: &FloatTensor<B>) -> [usize; 2] {
+    let shape = x.shape();
+    [shape[0], shape[1]]
+}

@@ -1,0 +1,24 @@
+//! RMSNorm.
+
+use burn::tensor::Tensor;
+
+use crate::kernels;
+
+/// `x / sqrt(mean(x²) + eps) · weight` (Zhang & Sennrich 2019, arXiv:1910.07467).
+#[derive(Clone, Debug)]
+pub struct RmsNorm {
+    weight: Tensor<1>,
+    eps: f32,
+}
+
+impl RmsNorm {
+    /// With `weight: [dim]`.
+    pub fn new(weight: Tensor<1>, eps: f32) -> Self {
+        Self { weight, eps }
+    }
+
+    /// `x: [t, dim]` → `[t, dim]`.
+    pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        kernels::rms_norm(x, self.weight.clone(), self.eps)
+    }
+}

@@ -1,0 +1,242 @@
+//! One timeline of tokens on a model: what was evaluated, and the logits after it.
+
+use std::sync::Arc;
+
+use burn::tensor::Tensor;
+
+use crate::cache::KvCache;
+use crate::control::{Control, Progress};
+use crate::engine::{Admission, Model};
+use crate::error::{Error, Result};
+use crate::generate::{GenerateOptions, Generation};
+use crate::kernels::CacheType;
+
+/// Tokens evaluated in one pass: enough to reuse each weight that was read, few enough for the activations to stay in the cache.
+pub const PREFILL_CHUNK: usize = 256;
+
+/// Positions of a session whose host chose no number (fewer if the model was made for fewer).
+pub const DEFAULT_CONTEXT: usize = 4096;
+
+/// The most positions that a host may choose.
+pub const MAX_CONTEXT: usize = 1 << 24;
+
+/// How a session is made.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SessionOptions {
+    /// Positions; `None`: [`DEFAULT_CONTEXT`], or what the model was made for if that is less.
+    pub context: Option<usize>,
+    /// How keys and values are stored.
+    pub cache_type: CacheType,
+}
+
+/// One sequence of tokens and its cache. Sessions of one model are independent and may run on different threads.
+#[derive(Debug)]
+pub struct Session {
+    model: Arc<Model>,
+    cache: KvCache,
+    /// All tokens of the timeline; those from `cache.len` on are not evaluated yet.
+    tokens: Vec<u32>,
+    /// Logits after the last evaluated token; empty before the first.
+    logits: Vec<f32>,
+    /// A pass panicked: the cache may be torn.
+    poisoned: bool,
+    _admission: Admission,
+}
+
+/// Which rows of a pass go through the output layer.
+enum Want {
+    Nothing,
+    Last,
+    All,
+}
+
+impl Session {
+    /// An empty session.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for a context of zero, [`Error::Limit`] for one beyond [`MAX_CONTEXT`] or beyond the memory that the model's options allow, and
+    /// [`Error::Unsupported`] on a model opened without weights.
+    pub fn new(model: Arc<Model>, options: &SessionOptions) -> Result<Self> {
+        let config = &model.weights()?.config;
+        let context = options.context.unwrap_or(DEFAULT_CONTEXT.min(config.max_context));
+        if context == 0 {
+            return Err(Error::argument("context", 0, "at least 1 position"));
+        }
+        if context > MAX_CONTEXT {
+            return Err(Error::limit("context", context, MAX_CONTEXT));
+        }
+        let bytes = KvCache::bytes(config, context, PREFILL_CHUNK, options.cache_type)
+            .ok_or_else(|| Error::limit("context", context, "what fits into the address space"))?;
+        let admission = model.admit("KV cache", bytes as u64)?;
+        let cache = KvCache::new(config, context, PREFILL_CHUNK, options.cache_type, model.device())?;
+        Ok(Self {
+            model,
+            cache,
+            tokens: Vec::new(),
+            logits: Vec::new(),
+            poisoned: false,
+            _admission: admission,
+        })
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Arc<Model> {
+        &self.model
+    }
+
+    /// The tokens of the timeline, those that generation produced included.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// Positions that the session may hold.
+    pub fn capacity(&self) -> usize {
+        self.cache.capacity
+    }
+
+    /// The logits after the last evaluated token, `[vocab_size]`; empty before the first.
+    pub fn logits(&self) -> &[f32] {
+        &self.logits
+    }
+
+    /// Forgets everything; the memory stays allocated.
+    pub fn reset(&mut self) {
+        self.tokens.clear();
+        self.logits.clear();
+        self.cache.len = 0;
+    }
+
+    /// Appends `ids` and evaluates them; afterwards [`Session::logits`] holds the logits of the last position.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for an empty prompt or a token outside the vocabulary and [`Error::ContextFull`], both before anything is done;
+    /// [`Error::Cancelled`] leaves the tokens evaluated until then.
+    pub fn prefill(&mut self, ids: &[u32], control: &mut Control<'_>) -> Result<()> {
+        self.append(ids)?;
+        if self.tokens.is_empty() {
+            return Err(Error::argument("tokens", "none", "at least one token"));
+        }
+        self.evaluate(&Want::Last, control).map(drop)
+    }
+
+    /// Like [`Session::prefill`], and returns the logits of every position of `ids`: `[ids.len(), vocab_size]`.
+    ///
+    /// # Errors
+    /// As [`Session::prefill`].
+    pub fn score(&mut self, ids: &[u32], control: &mut Control<'_>) -> Result<Vec<f32>> {
+        self.append(ids)?;
+        if ids.is_empty() {
+            return Err(Error::argument("tokens", "none", "at least one token"));
+        }
+        let all = self.evaluate(&Want::All, control)?;
+        // A token that generation left unevaluated came before `ids`.
+        let keep = ids.len() * self.model.vocab_size();
+        Ok(all[all.len() - keep..].to_vec())
+    }
+
+    /// Appends `ids` and streams what follows. `ids` may be empty where the timeline is not.
+    ///
+    /// # Errors
+    /// As [`Session::prefill`], and [`Error::Argument`] for options out of range.
+    pub fn generate(
+        &mut self,
+        ids: &[u32],
+        options: &GenerateOptions,
+        control: &mut Control<'_>,
+    ) -> Result<Generation<&mut Self>> {
+        Generation::new(self, ids, options, control)
+    }
+
+    /// Appends one token that was sampled; it is evaluated with what comes next.
+    pub(crate) fn push(&mut self, token: u32) {
+        self.tokens.push(token);
+    }
+
+    /// Whether one more token can be evaluated.
+    pub(crate) fn is_full(&self) -> bool {
+        self.tokens.len() >= self.cache.capacity
+    }
+
+    /// Evaluates what [`Session::push`] left.
+    pub(crate) fn step(&mut self, control: &mut Control<'_>) -> Result<()> {
+        self.evaluate(&Want::Last, control).map(drop)
+    }
+
+    fn append(&mut self, ids: &[u32]) -> Result<()> {
+        let vocab_size = self.model.vocab_size();
+        if let Some(i) = ids.iter().position(|&id| id as usize >= vocab_size) {
+            let expected = format!("a token below {vocab_size}");
+            return Err(Error::argument(format!("tokens[{i}]"), ids[i], expected));
+        }
+        let needed = self.tokens.len().saturating_add(ids.len());
+        if needed > self.cache.capacity {
+            return Err(Error::ContextFull { needed, capacity: self.cache.capacity });
+        }
+        self.tokens.extend_from_slice(ids);
+        Ok(())
+    }
+
+    /// Evaluates the tokens from `cache.len` on, a chunk at a time; what was not reached when it fails is taken off the timeline.
+    fn evaluate(&mut self, want: &Want, control: &mut Control<'_>) -> Result<Vec<f32>> {
+        if self.poisoned {
+            return Err(Error::Internal("an earlier call on this session failed inside a kernel".to_owned()));
+        }
+        self.poisoned = true;
+        let pool = Arc::clone(self.model.pool());
+        let result = pool.scope(|| self.evaluate_chunks(want, control));
+        self.poisoned = false;
+        if result.is_err() {
+            self.tokens.truncate(self.cache.len);
+        }
+        result
+    }
+
+    fn evaluate_chunks(&mut self, want: &Want, control: &mut Control<'_>) -> Result<Vec<f32>> {
+        let (first, total) = (self.cache.len, self.tokens.len());
+        let vocab_size = self.model.vocab_size();
+        let mut all = Vec::new();
+        while self.cache.len < total {
+            let end = total.min(self.cache.len + PREFILL_CHUNK);
+            let rows = match want {
+                Want::All => Want::All,
+                _ if end == total => Want::Last,
+                _ => Want::Nothing,
+            };
+            let logits = self.pass(end, &rows, control)?;
+            if let Some(last) = logits.len().checked_sub(vocab_size) {
+                self.logits.clear();
+                self.logits.extend_from_slice(&logits[last..]);
+            }
+            if matches!(want, Want::All) {
+                all.extend_from_slice(&logits);
+            }
+            if total - first > 1 {
+                let (done, total) = ((end - first) as u64, (total - first) as u64);
+                control.step(Progress { phase: "prefill", done, total })?;
+            }
+        }
+        Ok(all)
+    }
+
+    /// One forward pass over the tokens up to `end`.
+    fn pass(&mut self, end: usize, want: &Want, control: &mut Control<'_>) -> Result<Vec<f32>> {
+        let transformer = &self.model.weights()?.transformer;
+        let start = self.cache.len;
+        let h = transformer.tok_embeddings.forward(&self.tokens[start..end])?;
+        let h = transformer.forward(h, &mut self.cache, &mut || control.check())?; // [t, dim]
+        let h = match want {
+            Want::Nothing => return Ok(Vec::new()),
+            Want::Last => h.narrow(0, end - start - 1, 1),
+            Want::All => h,
+        };
+        read(transformer.logits(h))
+    }
+}
+
+fn read(logits: Tensor<2>) -> Result<Vec<f32>> {
+    let device = format!("{:?}", logits.device());
+    let data = logits.try_into_data();
+    data.map_err(|e| Error::Device { device: device.clone(), reason: e.to_string() })?
+        .try_into_vec()
+        .map_err(|e| Error::Device { device, reason: format!("logits could not be read: {e:?}") })
+}

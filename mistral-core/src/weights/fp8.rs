@@ -1,0 +1,135 @@
+//! The scales of FP8 weights: `W = e4m3 * scale`. `weight_scale_inv` is a multiplier too, in spite of its name.
+
+use super::catalog::{Catalog, RawTensor};
+use crate::error::{Error, Result};
+
+/// What the elements of an FP8 matrix `[n, k]` are multiplied by.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Fp8Scale {
+    /// One number for the whole matrix.
+    Scalar(f32),
+    /// One number for each of the n rows.
+    PerRow(Vec<f32>),
+    /// One number for each block.
+    Block {
+        /// Rows of a block; the last one may be cut off by the edge.
+        rows: usize,
+        /// Columns of a block; the last one may be cut off by the edge.
+        cols: usize,
+        /// `[ceil(n / rows), ceil(k / cols)]`, row-major.
+        values: Vec<f32>,
+    },
+}
+
+impl Fp8Scale {
+    /// The multiplier of the element at `[row, col]` of a matrix with `n_cols` columns.
+    pub fn at(&self, row: usize, col: usize, n_cols: usize) -> f32 {
+        match self {
+            Self::Scalar(scale) => *scale,
+            Self::PerRow(scales) => scales[row],
+            Self::Block { rows, cols, values } => values[row / rows * n_cols.div_ceil(*cols) + col / cols],
+        }
+    }
+}
+
+/// The side of a block where the configuration does not give it, as in DeepSeek's and Mistral's files.
+const USUAL_BLOCK: usize = 128;
+
+/// Finds and reads the scale of the matrix `name` of shape `[n, k]`; also returns the name of its tensor.
+pub(crate) fn find(
+    catalog: &Catalog,
+    name: &str,
+    tensor: &RawTensor,
+    block: Option<(usize, usize)>,
+) -> Result<(String, Fp8Scale)> {
+    let base = name.strip_suffix(".weight").unwrap_or(name);
+    let names = [format!("{name}_scale_inv"), format!("{name}_scale"), format!("{base}.qscale_weight")];
+    let Some((scale_name, scale)) = names.iter().find_map(|name| catalog.tensors.get_key_value(name)) else {
+        let expected = format!("its scale, {} or {}", names[0], names[2]);
+        return Err(Error::format(catalog.file_name(tensor), name, "FP8 weights without a scale", expected));
+    };
+    let bad = |found: String, expected: String| {
+        Error::format(catalog.file_name(scale), scale_name, found, expected)
+    };
+    let &[n, k] = tensor.shape.as_slice() else {
+        let found = format!("shape {:?}", tensor.shape);
+        return Err(Error::format(
+            catalog.file_name(tensor),
+            name,
+            found,
+            "a matrix, as it is stored in FP8",
+        ));
+    };
+    let values = catalog.floats(scale_name, scale)?;
+    if let Some(wrong) = values.iter().find(|value| !value.is_finite()) {
+        return Err(bad(wrong.to_string(), "finite scales".to_owned()));
+    }
+    let kind = shape_of_scale(&scale.shape, n, k, block);
+    let scale = match (kind, values.as_slice()) {
+        (Some(Kind::Scalar), [value]) => Fp8Scale::Scalar(*value),
+        (Some(Kind::PerRow), _) => Fp8Scale::PerRow(values),
+        (Some(Kind::Block { rows, cols }), _) => Fp8Scale::Block { rows, cols, values },
+        _ => {
+            let blocks = block
+                .map(|(rows, cols)| format!(" or {:?} for blocks", [n.div_ceil(rows), k.div_ceil(cols)]));
+            let expected = format!("[], [{n}]{} for weights {:?}", blocks.unwrap_or_default(), tensor.shape);
+            return Err(bad(format!("shape {:?}", scale.shape), expected));
+        }
+    };
+    Ok((scale_name.clone(), scale))
+}
+
+enum Kind {
+    Scalar,
+    PerRow,
+    Block { rows: usize, cols: usize },
+}
+
+/// Which of the three a scale of this shape is, for a matrix `[n, k]`.
+fn shape_of_scale(shape: &[usize], n: usize, k: usize, block: Option<(usize, usize)>) -> Option<Kind> {
+    match (shape, block) {
+        ([a, b], Some((rows, cols))) if *a == n.div_ceil(rows) && *b == k.div_ceil(cols) => {
+            Some(Kind::Block { rows, cols })
+        }
+        ([] | [1] | [1, 1], _) => Some(Kind::Scalar),
+        ([rows] | [rows, 1], _) if *rows == n => Some(Kind::PerRow),
+        ([a, b], None) => Some(Kind::Block { rows: block_side(n, *a)?, cols: block_side(k, *b)? }),
+        _ => None,
+    }
+}
+
+/// The side of the blocks of which `count` cover `size`.
+fn block_side(size: usize, count: usize) -> Option<usize> {
+    if size.div_ceil(USUAL_BLOCK) == count {
+        return Some(USUAL_BLOCK);
+    }
+    (count > 0 && size.is_multiple_of(count)).then(|| size / count)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kind(shape: &[usize], block: Option<(usize, usize)>) -> String {
+        match shape_of_scale(shape, 256, 384, block) {
+            None => "none".to_owned(),
+            Some(Kind::Scalar) => "scalar".to_owned(),
+            Some(Kind::PerRow) => "row".to_owned(),
+            Some(Kind::Block { rows, cols }) => format!("{rows}x{cols}"),
+        }
+    }
+
+    #[test]
+    fn shapes_of_scales() {
+        assert_eq!(kind(&[], None), "scalar");
+        assert_eq!(kind(&[1], None), "scalar");
+        assert_eq!(kind(&[256], None), "row");
+        assert_eq!(kind(&[256, 1], None), "row");
+        assert_eq!(kind(&[2, 3], Some((128, 128))), "128x128");
+        assert_eq!(kind(&[2, 3], None), "128x128");
+        assert_eq!(kind(&[4, 6], None), "64x64");
+        assert_eq!(kind(&[3, 3], Some((128, 128))), "none");
+        assert_eq!(kind(&[384], None), "none");
+        assert_eq!(kind(&[0, 3], None), "none");
+    }
+}
