@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Each module of `mistral-core` and the modules that it may import, lowest first. `*`: all of them. A new module gets a line here.
+/// Each module of `mistral-core` and the modules that it may import, lowest first. `*`: all of them. A new module
+/// gets a line here.
 const MAY_IMPORT: [(&str, &[&str]); 21] = [
     ("error", &[]),
     ("control", &["error"]),

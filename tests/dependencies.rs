@@ -1,5 +1,5 @@
-//! What the library is made of: no crate that speaks to a network, no licence that a vendor could not ship. The rules stand in `deny.toml`;
-//! this test holds them where cargo-deny is not installed, for the platform that it runs on.
+//! What the library is made of: no crate that speaks to a network, no licence that a vendor could not ship. The rules
+//! stand in `deny.toml`; this test holds them where cargo-deny is not installed, for the platform that it runs on.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -81,8 +81,9 @@ fn one(words: &mut Vec<&str>, allowed: &dyn Fn(&str) -> bool) -> bool {
     allowed(word)
 }
 
-/// Name and licence of every crate in the graph of all features of the workspace, build and test dependencies included, as Cargo resolves
-/// it: `Cargo.lock` and `cargo metadata` also list optional dependencies that nothing turns on.
+/// Name and licence of every crate in the graph of all features of the workspace, build and test dependencies
+/// included, as Cargo resolves it: `Cargo.lock` and `cargo metadata` also list optional dependencies that nothing
+/// turns on.
 fn graph() -> Vec<(String, String)> {
     let tree = |offline: &[&str]| {
         let mut command = Command::new(env!("CARGO"));

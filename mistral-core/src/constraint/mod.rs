@@ -1,11 +1,13 @@
-//! Output that obeys a JSON Schema, a regular expression or a grammar: before each token, the set of tokens that may follow.
+//! Output that obeys a JSON Schema, a regular expression or a grammar: before each token, the set of tokens that may
+//! follow.
 //!
-//! The work is done by the crate `llguidance` (Earley parsing over a lexer of derivatives; Brzozowski 1964), over the bytes of the
-//! tokens and never over their text, so that a token which ends inside a UTF-8 character is handled like any other. All limits are set
-//! here: a grammar that is too large, or a step that takes too much work, ends in an error and not in a long wait.
+//! The work is done by the crate `llguidance` (Earley parsing over a lexer of derivatives; Brzozowski 1964), over the
+//! bytes of the tokens and never over their text, so that a token which ends inside a UTF-8 character is handled like
+//! any other. All limits are set here: a grammar that is too large, or a step that takes too much work, ends in an
+//! error and not in a long wait.
 //!
-//! The table of the tokens ([`TokenTable`]) is built once for a model; a compiled [`Constraint`] serves any number of answers, each
-//! with a [`ConstraintState`] of its own.
+//! The table of the tokens ([`TokenTable`]) is built once for a model; a compiled [`Constraint`] serves any number of
+//! answers, each with a [`ConstraintState`] of its own.
 
 mod schema;
 #[cfg(test)]
@@ -40,12 +42,12 @@ pub struct TokenTable {
 }
 
 impl TokenTable {
-    /// Arranges a vocabulary. `tokens[id]` are the bytes that token `id` adds to the text: none for a control token, which only a Lark
-    /// grammar can ask for, as `<[id]>`. `eos`: the tokens that end an answer.
+    /// Arranges a vocabulary. `tokens[id]` are the bytes that token `id` adds to the text: none for a control token,
+    /// which only a Lark grammar can ask for, as `<[id]>`. `eos`: the tokens that end an answer.
     ///
     /// # Errors
-    /// [`Error::Argument`] for an empty vocabulary or an `eos` that is missing or not in it; [`Error::Limit`] for a vocabulary of more
-    /// than 2²² bytes.
+    /// [`Error::Argument`] for an empty vocabulary or an `eos` that is missing or not in it; [`Error::Limit`] for a
+    /// vocabulary of more than 2²² bytes.
     pub fn new(mut tokens: Vec<Vec<u8>>, eos: &[u32]) -> Result<Self> {
         const MOST: usize = (1 << 22) - 1;
         let bytes: usize = tokens.iter().map(Vec::len).sum();
@@ -88,8 +90,8 @@ impl fmt::Debug for TokenTable {
     }
 }
 
-/// What one step and one grammar may cost: milliseconds for what is sensible, some tenths of a second for the most ambiguous grammars that
-/// stay within the bounds.
+/// What one step and one grammar may cost: milliseconds for what is sensible, some tenths of a second for the most
+/// ambiguous grammars that stay within the bounds.
 fn limits() -> ParserLimits {
     ParserLimits {
         max_items_in_row: 2_000,
@@ -120,22 +122,25 @@ impl Constraint {
         Self::json_schema(table, &serde_json::json!({"type": "object"}))
     }
 
-    /// JSON that is valid under a schema (draft 4 to 2020-12; `$ref` within the schema), with its properties in the order of the schema
-    /// and at most 64 whitespace characters in a row.
+    /// JSON that is valid under a schema (draft 4 to 2020-12; `$ref` within the schema), with its properties in the
+    /// order of the schema and at most 64 whitespace characters in a row.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] that names the place of a keyword which cannot be enforced; [`Error::Argument`] for a schema that is
-    /// wrong or that nothing can satisfy (one that only an endless value would satisfy is not found out); [`Error::Limit`] for one that is too large or too deep.
+    /// [`Error::Unsupported`] that names the place of a keyword which cannot be enforced; [`Error::Argument`] for a
+    /// schema that is wrong or that nothing can satisfy (one that only an endless value would satisfy is not found
+    /// out); [`Error::Limit`] for one that is too large or too deep.
     pub fn json_schema(table: &Arc<TokenTable>, schema: &Value) -> Result<Self> {
         schema::check(schema)?;
         let grammar = GrammarWithLexer::from_json_schema(schema::with_options(schema));
         Self::compile(table, grammar, "schema")
     }
 
-    /// Text that a regular expression matches as a whole (syntax of the crate `regex`, without look-around and back-references).
+    /// Text that a regular expression matches as a whole (syntax of the crate `regex`, without look-around and
+    /// back-references).
     ///
     /// # Errors
-    /// [`Error::Argument`] for an expression that is wrong or matches nothing; [`Error::Limit`] for one that is too large.
+    /// [`Error::Argument`] for an expression that is wrong or matches nothing; [`Error::Limit`] for one that is too
+    /// large.
     pub fn regex(table: &Arc<TokenTable>, regex: &str) -> Result<Self> {
         check_size("regex", regex.len(), MAX_REGEX_BYTES)?;
         let backslashes = regex.len() - regex.trim_end_matches('\\').len();
@@ -149,7 +154,8 @@ impl Constraint {
     /// Text of a context-free grammar in the variant of Lark's syntax that `llguidance` documents.
     ///
     /// # Errors
-    /// [`Error::Argument`] for a grammar that is wrong or that nothing can satisfy; [`Error::Limit`] for one that is too large.
+    /// [`Error::Argument`] for a grammar that is wrong or that nothing can satisfy; [`Error::Limit`] for one that is
+    /// too large.
     pub fn lark(table: &Arc<TokenTable>, grammar: &str) -> Result<Self> {
         check_size("grammar", grammar.len(), MAX_GRAMMAR_BYTES)?;
         Self::compile(table, GrammarWithLexer::from_lark(grammar.to_owned()), "grammar")
@@ -199,11 +205,12 @@ pub struct ConstraintState {
 }
 
 impl ConstraintState {
-    /// The tokens that may follow, one bit each: the lowest bit of the first word is token 0. The tokens that end the answer are among them
-    /// where it may end.
+    /// The tokens that may follow, one bit each: the lowest bit of the first word is token 0. The tokens that end the
+    /// answer are among them where it may end.
     ///
     /// # Errors
-    /// [`Error::Limit`] where the step takes too much work; [`Error::Argument`] at a dead end, or after the end of the answer.
+    /// [`Error::Limit`] where the step takes too much work; [`Error::Argument`] at a dead end, or after the end of
+    /// the answer.
     pub fn mask(&mut self) -> Result<&[u32]> {
         if self.ended {
             return Err(Error::argument("constraint", "an answer that has ended", "an answer that goes on"));
@@ -218,7 +225,8 @@ impl ConstraintState {
     /// Advances by one token.
     ///
     /// # Errors
-    /// [`Error::Argument`] for a token that may not follow: the state is as before; [`Error::Limit`] where the step takes too much work.
+    /// [`Error::Argument`] for a token that may not follow: the state is as before; [`Error::Limit`] where the step
+    /// takes too much work.
     pub fn accept(&mut self, token: u32) -> Result<()> {
         let refused = || Error::argument("token", token, "a token that the constraint allows");
         if self.ended || token as usize >= self.table.vocab_size() {

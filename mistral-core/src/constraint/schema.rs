@@ -47,7 +47,8 @@ pub(super) fn check(schema: &Value) -> Result<()> {
     check_keywords(schema)
 }
 
-/// The schema with the options of `llguidance`. Unbounded whitespace would let a model stay between two tokens of JSON for ever.
+/// The schema with the options of `llguidance`. Unbounded whitespace would let a model stay between two tokens of
+/// JSON for ever.
 pub(super) fn with_options(schema: &Value) -> Value {
     let mut schema = match schema {
         Value::Object(object) => object.clone(),
@@ -77,8 +78,8 @@ fn check_depth(schema: &Value) -> Result<()> {
     Ok(())
 }
 
-/// Walks the schemas inside a schema, definitions included: a definition that nothing uses is rare, and a clear refusal costs less than
-/// an answer that breaks a rule.
+/// Walks the schemas inside a schema, definitions included: a definition that nothing uses is rare, and a clear
+/// refusal costs less than an answer that breaks a rule.
 fn check_keywords(schema: &Value) -> Result<()> {
     let mut pending = vec![("schema".to_owned(), schema)];
     while let Some((path, value)) = pending.pop() {
