@@ -57,6 +57,16 @@ pub struct Invalid {
     pub truncated: bool,
 }
 
+const TOO_DEEP: &str = "nested too deeply";
+const TOO_MANY_DIGITS: &str = "integer with too many digits";
+
+impl Invalid {
+    /// The text may be JSON, but more of it than is read here.
+    pub(super) fn is_limit(&self) -> bool {
+        matches!(self.reason, TOO_DEEP | TOO_MANY_DIGITS)
+    }
+}
+
 impl Json {
     /// Reads a whole text.
     pub fn parse(text: &str, dialect: Dialect) -> Result<Self, Invalid> {
@@ -332,7 +342,7 @@ impl Parser<'_> {
 
     fn nested(&mut self, read: fn(&mut Self) -> Result<Json, Invalid>) -> Result<Json, Invalid> {
         if self.depth == MAX_DEPTH {
-            return Err(self.fail("nested too deeply"));
+            return Err(self.fail(TOO_DEEP));
         }
         self.depth += 1;
         self.at += 1;
@@ -520,7 +530,7 @@ impl Parser<'_> {
             return text.parse().map(Json::Float).map_err(|_| self.fail("no number"));
         }
         if text.len() > MAX_INTEGER_DIGITS {
-            return Err(self.fail("integer with too many digits"));
+            return Err(self.fail(TOO_MANY_DIGITS));
         }
         Ok(Json::Int(if text == "-0" { "0".into() } else { text.into() }))
     }
