@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use burn::tensor::Device;
 
 use crate::carried::open_tokenizer;
+use crate::completion::ChatStyle;
 use crate::config::ModelConfig;
 use crate::control::Control;
 use crate::device;
@@ -16,7 +17,7 @@ use crate::kernels::cpu::pool::Pool;
 use crate::loader::{self, LoadOptions};
 use crate::quant::Format;
 use crate::session::{Session, SessionOptions};
-use crate::tokenizer::Tokenizer;
+use crate::tokenizer::{Tokenizer, TokenizerVersion};
 use crate::transformer::Transformer;
 use crate::weights::{self, Checkpoint};
 
@@ -36,6 +37,8 @@ pub struct ModelOptions {
     pub activation: Activation,
     /// Bytes that weights and caches together may take; `None`: no bound.
     pub max_memory: Option<u64>,
+    /// Mistral's chat format, where the files do not tell it.
+    pub tokenizer_version: Option<TokenizerVersion>,
 }
 
 impl Default for ModelOptions {
@@ -46,6 +49,7 @@ impl Default for ModelOptions {
             quantize: None,
             activation: Activation::Int8,
             max_memory: None,
+            tokenizer_version: None,
         }
     }
 }
@@ -69,6 +73,7 @@ pub struct Model {
     weights: Option<Weights>,
     checkpoint: Option<Checkpoint>,
     tokenizer: Option<Arc<Tokenizer>>,
+    chat_style: Option<ChatStyle>,
     eos_token_ids: Vec<u32>,
     memory: Arc<Memory>,
 }
@@ -119,6 +124,10 @@ impl Model {
         let transformer = pool.scope(|| loader::load(&checkpoint, &load, control))?;
         let tokenizer =
             checkpoint.tokenizer().map(|source| open_tokenizer(&source)).transpose()?.map(Arc::new);
+        let chat_style = tokenizer
+            .as_deref()
+            .map(|t| ChatStyle::choose(t, checkpoint.chat_template().as_deref(), options.tokenizer_version))
+            .transpose()?;
         let mut eos_token_ids = checkpoint.eos_token_ids().to_vec();
         if let Some(eos) = tokenizer.as_ref().and_then(|t| t.eos()).filter(|eos| !eos_token_ids.contains(eos))
         {
@@ -132,6 +141,7 @@ impl Model {
             weights: Some(Weights { config: checkpoint.config.clone(), transformer }),
             checkpoint: Some(checkpoint),
             tokenizer,
+            chat_style,
             eos_token_ids,
             memory,
         }))
@@ -171,6 +181,11 @@ impl Model {
                 "encode, decode, chat_encode",
             )
         })
+    }
+
+    pub(crate) fn chat_style(&self) -> Result<&ChatStyle> {
+        self.tokenizer()?;
+        self.chat_style.as_ref().ok_or_else(|| Error::Internal("a tokenizer without a chat style".to_owned()))
     }
 
     /// Where the model was opened.
