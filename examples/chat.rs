@@ -26,12 +26,12 @@ struct Arguments {
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments = arguments()?;
+    let mut progress = |p: Progress| eprint!("\r{} {:3}%", p.phase, 100 * p.done / p.total.max(1));
     let path = match arguments.model {
         Some(path) => path,
-        None => smollm2::gguf(&mut |line| eprint!("\r{line}"))?,
+        None => smollm2::path(&mut progress)?,
     };
-    let mut report = |p: Progress| eprint!("\r{} {:3}%", p.phase, 100 * p.done / p.total.max(1));
-    let model = Model::open(&path, &arguments.options, &mut Control::none().with_progress(&mut report))?;
+    let model = Model::open(&path, &arguments.options, &mut Control::none().with_progress(&mut progress))?;
     eprintln!("\r{} on {}, {} threads", path.display(), arguments.options.device, model.threads());
     let mut session = model.session(&SessionOptions::default())?;
     let mut messages = Vec::new();

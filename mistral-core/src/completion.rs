@@ -77,7 +77,9 @@ impl Model {
                 let text = template.render(request, RenderOptions::default())?;
                 let mut tokens = tokenizer.encode_with_special(&text);
                 // Most templates write the token of the beginning themselves.
-                if let Some(bos) = tokenizer.bos().filter(|bos| tokenizer.adds_bos() && tokens.first() != Some(bos)) {
+                if let Some(bos) =
+                    tokenizer.bos().filter(|bos| tokenizer.adds_bos() && tokens.first() != Some(bos))
+                {
                     tokens.insert(0, bos);
                 }
                 Ok(tokens)
@@ -111,7 +113,8 @@ impl Model {
     ) -> Result<Value> {
         let request = ChatRequest::from_value(request)?;
         let prompt = self.chat_encode(&request)?.len();
-        let answer = request.options.max_tokens.map_or(DEFAULT_ANSWER, |n| usize::try_from(n).unwrap_or(usize::MAX));
+        let answer =
+            request.options.max_tokens.map_or(DEFAULT_ANSWER, |n| usize::try_from(n).unwrap_or(usize::MAX));
         let longest = self.weights()?.config.max_context.max(1);
         let context = prompt.saturating_add(answer).clamp(1, longest.max(DEFAULT_CONTEXT.min(longest)));
         let options = SessionOptions { context: Some(context), ..SessionOptions::default() };
