@@ -3,7 +3,9 @@
 
     pip install llama-cpp-python        # builds llama.cpp for this processor
     cargo build --release -p mistral-ffi
-    python3 benches/compare_llama_cpp.py MODEL.gguf [MODEL.gguf ...] [--threads 2] [--repeat 5]
+    python3 benches/compare_llama_cpp.py MODEL.gguf [MODEL.gguf ...] [--threads 2] [--repeat 5] [--formats Q4_0,Q8_0]
+
+`--formats` makes copies of each model in those formats, beside it, with llama.cpp's own quantiser.
 
 Each round opens the model anew in a process of its own, first in one library and then in the other, so that a machine whose
 speed drifts slows both. Every figure is the median of the rounds, with the least and the most; the ratio is that of the
@@ -118,6 +120,21 @@ def round_of(name, path, threads):
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def requantized(path, formats):
+    """Copies of the model in other formats, made by llama.cpp where they are not there yet."""
+    import llama_cpp
+
+    files = {"F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q5_0": 8, "Q5_1": 9, "Q4_K_M": 15, "Q5_K_M": 17, "Q6_K": 18}
+    for name in formats:
+        copy = Path(path).with_suffix(f".{name}.gguf")
+        if not copy.exists():
+            params = llama_cpp.llama_model_quantize_default_params()
+            params.ftype, params.allow_requantize = files[name], True
+            status = llama_cpp.llama_model_quantize(path.encode(), str(copy).encode(), params)
+            assert status == 0, f"llama_model_quantize: {status}"
+        yield str(copy)
+
+
 def compare(path, threads, repeat):
     rounds = {"mistral": [], "llama.cpp": []}
     for _ in range(repeat):
@@ -142,13 +159,15 @@ def main():
     parser.add_argument("models", nargs="+")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--formats", type=lambda text: text.split(","), default=[])
     parser.add_argument("--worker", choices=["mistral", "llama.cpp"], help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
         engine = {"mistral": Mistral, "llama.cpp": LlamaCpp}[arguments.worker]
         print(json.dumps(measure(engine, arguments.models[0], arguments.threads)))
         return
-    results = {path: compare(path, arguments.threads, arguments.repeat) for path in arguments.models}
+    paths = [path for model in arguments.models for path in [model, *requantized(model, arguments.formats)]]
+    results = {path: compare(path, arguments.threads, arguments.repeat) for path in paths}
     print(json.dumps(results))
 
 
