@@ -28,7 +28,8 @@ impl LayerCache {
     pub fn attend(&self, q: Tensor<2>, start: usize, n_heads: usize, window: Option<usize>) -> Tensor<2> {
         let scale = 1.0 / (self.spec.head_dim as f32).sqrt();
         let spec = AttentionSpec { n_heads, start, window, scale, cache: self.spec.clone() };
-        let [k, v] = [&self.k, &self.v].map(|c| c.clone().expect("a session that panicked is not used again"));
+        let [k, v] =
+            [&self.k, &self.v].map(|c| c.clone().expect("a session that panicked is not used again"));
         kernels::attention(q, k, v, spec)
     }
 }
@@ -69,7 +70,12 @@ impl KvCache {
     }
 
     /// Bytes that [`KvCache::new`] would allocate, or `None` if that overflows.
-    pub fn bytes(config: &ModelConfig, capacity: usize, chunk: usize, cache_type: CacheType) -> Option<usize> {
+    pub fn bytes(
+        config: &ModelConfig,
+        capacity: usize,
+        chunk: usize,
+        cache_type: CacheType,
+    ) -> Option<usize> {
         config.layers.iter().try_fold(0usize, |sum, layer| {
             let spec = layer_spec(config, layer.window, capacity, chunk, cache_type);
             sum.checked_add(layer_bytes(&spec)?.checked_mul(2)?)

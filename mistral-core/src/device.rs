@@ -24,8 +24,10 @@ pub fn open(name: &str) -> Result<Device> {
         #[allow(deprecated, reason = "deprecated upstream, and asked for by those who compare the two")]
         "ndarray" => Ok(Device::ndarray()),
         other => {
-            let not_built = ["ndarray", "wgpu"].iter().any(|d| other == *d || other.starts_with(&format!("{d}:")));
-            let found = if not_built { format!("{other} (not built into this library)") } else { other.to_owned() };
+            let not_built =
+                ["ndarray", "wgpu"].iter().any(|d| other == *d || other.starts_with(&format!("{d}:")));
+            let found =
+                if not_built { format!("{other} (not built into this library)") } else { other.to_owned() };
             Err(Error::unsupported("device", found, names().join(", ")))
         }
     }
@@ -38,7 +40,10 @@ mod tests {
     #[test]
     fn an_absent_device_is_named_with_those_that_there_are() {
         let message = open("wgpu:1").unwrap_err().to_string();
-        assert!(message.contains("wgpu:1") && message.contains("not built") && message.contains("cpu"), "{message}");
+        assert!(
+            message.contains("wgpu:1") && message.contains("not built") && message.contains("cpu"),
+            "{message}"
+        );
         assert!(open("tpu").is_err() && open("").is_err());
         assert!(open("cpu").is_ok());
     }

@@ -98,22 +98,30 @@ impl Model {
     ///
     /// # Errors
     /// What is wrong with the path, the files or the options, by name; [`Error::Cancelled`].
-    pub fn open(path: impl AsRef<Path>, options: &ModelOptions, control: &mut Control<'_>) -> Result<Arc<Self>> {
+    pub fn open(
+        path: impl AsRef<Path>,
+        options: &ModelOptions,
+        control: &mut Control<'_>,
+    ) -> Result<Arc<Self>> {
         let path = path.as_ref();
         let device = device::open(&options.device)?;
         let pool = Arc::new(new_pool(options.threads)?);
         check_quantize(options.quantize)?;
         let checkpoint = weights::open(path, control)?;
-        let memory = Arc::new(Memory {
-            used: AtomicU64::new(0),
-            limit: options.max_memory.unwrap_or(u64::MAX),
-        });
+        let memory =
+            Arc::new(Memory { used: AtomicU64::new(0), limit: options.max_memory.unwrap_or(u64::MAX) });
         memory.take("weights", checkpoint.total_bytes())?;
-        let load = LoadOptions { device: device.clone(), quantize: options.quantize, activation: options.activation };
+        let load = LoadOptions {
+            device: device.clone(),
+            quantize: options.quantize,
+            activation: options.activation,
+        };
         let transformer = pool.scope(|| loader::load(&checkpoint, &load, control))?;
-        let tokenizer = checkpoint.tokenizer().map(|source| open_tokenizer(&source)).transpose()?.map(Arc::new);
+        let tokenizer =
+            checkpoint.tokenizer().map(|source| open_tokenizer(&source)).transpose()?.map(Arc::new);
         let mut eos_token_ids = checkpoint.eos_token_ids().to_vec();
-        if let Some(eos) = tokenizer.as_ref().and_then(|t| t.eos()).filter(|eos| !eos_token_ids.contains(eos)) {
+        if let Some(eos) = tokenizer.as_ref().and_then(|t| t.eos()).filter(|eos| !eos_token_ids.contains(eos))
+        {
             eos_token_ids.push(eos);
         }
         Ok(Arc::new(Self {
@@ -157,7 +165,11 @@ impl Model {
     /// [`Error::Unsupported`] if the model was opened without them.
     pub fn weights(&self) -> Result<&Weights> {
         self.weights.as_ref().ok_or_else(|| {
-            Error::unsupported("call on a model opened without weights", self.path.display(), "encode, decode, chat_encode")
+            Error::unsupported(
+                "call on a model opened without weights",
+                self.path.display(),
+                "encode, decode, chat_encode",
+            )
         })
     }
 
@@ -178,6 +190,11 @@ impl Model {
     /// The tokens that end an answer.
     pub fn eos_token_ids(&self) -> &[u32] {
         &self.eos_token_ids
+    }
+
+    /// Threads of the engine.
+    pub fn threads(&self) -> usize {
+        self.pool.threads()
     }
 
     pub(crate) fn device(&self) -> &Device {

@@ -188,7 +188,9 @@ impl Prepared {
 
     /// The text that `token` makes certain, and whether a stop text came.
     fn text_of(&mut self, token: u32, ended: bool) -> Result<(String, bool)> {
-        let Some(decoder) = self.decoder.as_mut().filter(|_| !ended) else { return Ok((String::new(), false)) };
+        let Some(decoder) = self.decoder.as_mut().filter(|_| !ended) else {
+            return Ok((String::new(), false));
+        };
         let step = self.stops.push(&decoder.push(token)?);
         Ok((step.text, step.stop.is_some()))
     }

@@ -19,6 +19,8 @@ pub mod quant;
 pub mod sampler;
 pub mod session;
 pub mod stop;
+#[doc(hidden)]
+pub mod testing;
 pub mod tokenizer;
 pub mod transformer;
 pub mod weights;

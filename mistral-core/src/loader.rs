@@ -28,7 +28,11 @@ pub struct LoadOptions {
 ///
 /// # Errors
 /// Missing or ill-shaped tensors by name, [`Error::Cancelled`], and allocations that fail.
-pub fn load(checkpoint: &Checkpoint, options: &LoadOptions, control: &mut Control<'_>) -> Result<Transformer> {
+pub fn load(
+    checkpoint: &Checkpoint,
+    options: &LoadOptions,
+    control: &mut Control<'_>,
+) -> Result<Transformer> {
     let total = checkpoint.total_bytes();
     let mut loader = Loader { checkpoint, config: &checkpoint.config, options, control, done: 0, total };
     loader.transformer()
@@ -50,7 +54,13 @@ impl<'a> Loader<'a, '_> {
         let output = if self.config.tied_embeddings { "tok_embeddings.weight" } else { "output.weight" };
         let device = self.options.device.clone();
         Ok(Transformer {
-            tok_embeddings: Embedding::new(embeddings.shared(), embeddings.format, vocab_size, dim, device.clone()),
+            tok_embeddings: Embedding::new(
+                embeddings.shared(),
+                embeddings.format,
+                vocab_size,
+                dim,
+                device.clone(),
+            ),
             layers: (0..self.config.layers.len()).map(|i| self.block(i)).collect::<Result<_>>()?,
             norm: self.norm("norm.weight", dim, norm_eps)?,
             output: self.linear(output, vocab_size, dim)?,
@@ -125,7 +135,8 @@ impl<'a> Loader<'a, '_> {
 
 /// Number formats are multiplied from the mapped file; block formats are interleaved in memory of our own, as large as the original.
 fn place(view: &TensorView<'_>, rows: usize, cols: usize, options: &LoadOptions) -> Result<(Linear, Layout)> {
-    let quantize = options.quantize.filter(|to| !view.format.is_quantized() && cols.is_multiple_of(to.block_len()));
+    let quantize =
+        options.quantize.filter(|to| !view.format.is_quantized() && cols.is_multiple_of(to.block_len()));
     let (format, layout) = match quantize {
         Some(to) => (to, Layout::Packed),
         None if !view.format.is_quantized() => (view.format, Layout::Rows),
@@ -149,7 +160,9 @@ fn pack(view: &TensorView<'_>, format: Format, rows: usize, cols: usize) -> Resu
     let len = packed::packed_len(format, rows, cols)?;
     let group_len = len / rows.div_ceil(GROUP).max(1);
     let mut out = Vec::new();
-    out.try_reserve_exact(len).map_err(|_| Error::limit("memory", format!("{len} bytes for {}", view.name), "what the system has"))?;
+    out.try_reserve_exact(len).map_err(|_| {
+        Error::limit("memory", format!("{len} bytes for {}", view.name), "what the system has")
+    })?;
     out.resize(len, 0u8);
     let groups = std::sync::Mutex::new(out.chunks_exact_mut(group_len.max(1)).enumerate());
     let failure = std::sync::Mutex::new(None);
@@ -168,11 +181,23 @@ fn pack(view: &TensorView<'_>, format: Format, rows: usize, cols: usize) -> Resu
     }
 }
 
-fn pack_group(view: &TensorView<'_>, format: Format, rows: std::ops::Range<usize>, cols: usize, out: &mut [u8]) -> Result<()> {
+fn pack_group(
+    view: &TensorView<'_>,
+    format: Format,
+    rows: std::ops::Range<usize>,
+    cols: usize,
+    out: &mut [u8],
+) -> Result<()> {
     let row_bytes = |format: Format| cols / format.block_len() * format.block_bytes();
     let from = row_bytes(view.format);
     if format == view.format {
-        return packed::repack(format, rows.len(), cols, &view.bytes[rows.start * from..rows.end * from], out);
+        return packed::repack(
+            format,
+            rows.len(),
+            cols,
+            &view.bytes[rows.start * from..rows.end * from],
+            out,
+        );
     }
     let (mut values, to) = (vec![0.0; cols], row_bytes(format));
     let mut blocks = vec![0; rows.len() * to];

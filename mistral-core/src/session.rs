@@ -69,7 +69,14 @@ impl Session {
             .ok_or_else(|| Error::limit("context", context, "what fits into the address space"))?;
         let admission = model.admit("KV cache", bytes as u64)?;
         let cache = KvCache::new(config, context, PREFILL_CHUNK, options.cache_type, model.device())?;
-        Ok(Self { model, cache, tokens: Vec::new(), logits: Vec::new(), poisoned: false, _admission: admission })
+        Ok(Self {
+            model,
+            cache,
+            tokens: Vec::new(),
+            logits: Vec::new(),
+            poisoned: false,
+            _admission: admission,
+        })
     }
 
     /// The model.

@@ -64,7 +64,13 @@ impl Transformer {
 
 impl Block {
     /// `x: [t, dim]` → `[t, dim]`.
-    fn forward(&self, x: Tensor<2>, start: usize, rotation: &Rotation, cache: &mut LayerCache) -> Result<Tensor<2>> {
+    fn forward(
+        &self,
+        x: Tensor<2>,
+        start: usize,
+        rotation: &Rotation,
+        cache: &mut LayerCache,
+    ) -> Result<Tensor<2>> {
         let r = self.attention.forward(self.attention_norm.forward(x.clone()), start, rotation, cache);
         let h = x + r;
         let r = self.feed_forward.forward(self.ffn_norm.forward(h.clone()))?;

@@ -243,3 +243,6 @@ pub(crate) fn repeat_windows(
     let windows = windows.collect::<Result<Vec<_>>>()?;
     Ok(windows.iter().copied().cycle().take(n_layers).collect())
 }
+
+#[cfg(test)]
+mod tests;

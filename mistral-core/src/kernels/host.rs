@@ -55,7 +55,10 @@ mod ndarray {
                 NdArrayTensor::F32(x) => {
                     let view = x.view();
                     let shape: Vec<usize> = view.shape().to_vec();
-                    NdArrayTensor::from_data(TensorData::new(view.iter().copied().collect::<Vec<f32>>(), shape))
+                    NdArrayTensor::from_data(TensorData::new(
+                        view.iter().copied().collect::<Vec<f32>>(),
+                        shape,
+                    ))
                 }
                 other => panic!("activations are f32, not {other:?}"),
             }

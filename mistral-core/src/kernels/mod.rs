@@ -152,7 +152,11 @@ pub trait Kernels: Backend {
 
 /// [`Kernels::linear`] on the device of the tensors.
 pub fn linear(x: Tensor<2>, weight: Tensor<1, Int>, spec: &LinearSpec) -> Tensor<2> {
-    Tensor::from_dispatch(<Dispatch as Kernels>::linear(x.into_dispatch(), weight.into_dispatch(), spec.clone()))
+    Tensor::from_dispatch(<Dispatch as Kernels>::linear(
+        x.into_dispatch(),
+        weight.into_dispatch(),
+        spec.clone(),
+    ))
 }
 
 /// [`Kernels::rms_norm`] on the device of the tensors.

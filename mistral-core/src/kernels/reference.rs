@@ -35,8 +35,7 @@ fn decode(data: &[u8], spec: &LinearSpec) -> Vec<f32> {
     match spec.layout {
         Layout::Rows => spec.format.dequantize(data, &mut w).expect("the loader checked the length"),
         Layout::Packed => {
-            let matrix =
-                packed::PackedMatrix { format: spec.format, rows: spec.rows, cols: spec.cols, data };
+            let matrix = packed::PackedMatrix { format: spec.format, rows: spec.rows, cols: spec.cols, data };
             w.chunks_exact_mut(spec.cols).enumerate().for_each(|(row, w)| matrix.unpack_row(row, w));
         }
     }
@@ -87,10 +86,8 @@ pub fn rope<B: Backend>(
     };
     let (a, b) = (component(0), component(1));
     let mul = |x: &FloatTensor<B>, y: &FloatTensor<B>| B::float_mul(x.clone(), y.clone());
-    let rotated = vec![
-        B::float_sub(mul(&a, &cos), mul(&b, &sin)),
-        B::float_add(mul(&a, &sin), mul(&b, &cos)),
-    ];
+    let rotated =
+        vec![B::float_sub(mul(&a, &cos), mul(&b, &sin)), B::float_add(mul(&a, &sin), mul(&b, &cos))];
     reshape::<B>(B::float_cat(rotated, dim), &[t, width])
 }
 

@@ -24,7 +24,13 @@ pub struct Attention {
 
 impl Attention {
     /// `x: [t, dim]` at positions `start..start + t` → `[t, dim]`.
-    pub fn forward(&self, x: Tensor<2>, start: usize, rotation: &Rotation, cache: &mut LayerCache) -> Tensor<2> {
+    pub fn forward(
+        &self,
+        x: Tensor<2>,
+        start: usize,
+        rotation: &Rotation,
+        cache: &mut LayerCache,
+    ) -> Tensor<2> {
         let q = rotation.queries(self.wq.forward(x.clone())); // [t, n_heads * head_dim]
         let k = rotation.keys(self.wk.forward(x.clone())); // [t, n_kv_heads * head_dim]
         let v = self.wv.forward(x); // [t, n_kv_heads * head_dim]

@@ -50,7 +50,9 @@ impl Rope {
         let keys = self.angles(start, t, |_| self.magnitude);
         let queries = match self.query_scaling {
             None => keys.clone(),
-            Some(scaling) => self.angles(start, t, |position| self.magnitude * query_scale(scaling, position)),
+            Some(scaling) => {
+                self.angles(start, t, |position| self.magnitude * query_scale(scaling, position))
+            }
         };
         Rotation { style: self.style, keys, queries }
     }

@@ -42,7 +42,8 @@ pub(super) fn q4_k(values: &[f32], block: &mut [u8]) {
     for (j, values) in sub_blocks.iter().enumerate() {
         let (scale, min) = round_fit(values, fits[j], step);
         put_scale_min(&mut block[4..16], j, scale, min);
-        let codes = codes(values, Fit { scale: step.scale * f32::from(scale), min: step.min * f32::from(min) });
+        let codes =
+            codes(values, Fit { scale: step.scale * f32::from(scale), min: step.min * f32::from(min) });
         for (byte, code) in block[16 + j / 2 * 32..].iter_mut().zip(codes) {
             *byte |= (code as u8) << (4 * (j % 2));
         }

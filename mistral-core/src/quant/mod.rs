@@ -153,9 +153,9 @@ impl Format {
                 format!("a multiple of {block_len} ({name})"),
             ));
         }
-        (cols / block_len).checked_mul(block_bytes).ok_or_else(|| {
-            Error::argument("cols", format!("{cols} columns"), "a row that fits into memory")
-        })
+        (cols / block_len)
+            .checked_mul(block_bytes)
+            .ok_or_else(|| Error::argument("cols", format!("{cols} columns"), "a row that fits into memory"))
     }
 
     fn traits(self) -> &'static Traits {

@@ -208,7 +208,6 @@ fn choose(params: &SamplingParams, row: &mut Row, generator: &mut ChaCha20Rng, l
     if params.temperature == 0.0 {
         return row.argmax(logits);
     }
-    row.keep(logits, params);
     row.draw(logits, params, generator.next_u64())
 }
 

@@ -236,7 +236,8 @@ fn extreme_settings_and_logits_stay_in_the_vocabulary() {
 
 #[test]
 fn every_setting_has_a_range() {
-    let wrong: [(&str, fn(&mut SamplingParams)); 20] = [
+    type Change = fn(&mut SamplingParams);
+    let wrong: [(&str, Change); 20] = [
         ("temperature", |p| p.temperature = -0.1),
         ("temperature", |p| p.temperature = f32::NAN),
         ("temperature", |p| p.temperature = f32::INFINITY),

@@ -21,6 +21,17 @@ pub enum Fp8Scale {
     },
 }
 
+impl Fp8Scale {
+    /// The multiplier of the element at `[row, col]` of a matrix with `n_cols` columns.
+    pub fn at(&self, row: usize, col: usize, n_cols: usize) -> f32 {
+        match self {
+            Self::Scalar(scale) => *scale,
+            Self::PerRow(scales) => scales[row],
+            Self::Block { rows, cols, values } => values[row / rows * n_cols.div_ceil(*cols) + col / cols],
+        }
+    }
+}
+
 /// The side of a block where the configuration does not give it, as in DeepSeek's and Mistral's files.
 const USUAL_BLOCK: usize = 128;
 

@@ -14,7 +14,7 @@ use memmap2::Mmap;
 use crate::error::{Error, Result};
 
 /// A file in memory, shared by all who hold a part of it.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(crate) struct Mapped {
     path: PathBuf,
     /// `None` for an empty file, which cannot be mapped.
@@ -22,7 +22,7 @@ pub(crate) struct Mapped {
     bytes: Bytes,
 }
 
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 struct SharedMap(Arc<Mmap>);
 
 impl AsRef<[u8]> for SharedMap {

@@ -55,6 +55,7 @@ pub fn open(path: &Path, control: &mut Control<'_>) -> Result<Checkpoint> {
 }
 
 /// An open model: its configuration, and its tensors under canonical names (`layers.0.attention.wq.weight`).
+#[derive(Debug)]
 pub struct Checkpoint {
     /// The shape of the text model.
     pub config: ModelConfig,
@@ -270,3 +271,6 @@ impl ConfigFile {
         Ok(Self { name: path.display().to_string(), value: read_json(path, MAX_CONFIG_BYTES)? })
     }
 }
+
+#[cfg(test)]
+mod tests;

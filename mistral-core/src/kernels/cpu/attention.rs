@@ -225,7 +225,8 @@ fn split_body<V: F32x8, L: Load>(
     while block < to {
         for r in 0..rows {
             let position = first + r / group;
-            let visible = spec.first_visible(position).max(from).max(block)..(position + 1).min(block + BLOCK).min(to);
+            let visible =
+                spec.first_visible(position).max(from).max(block)..(position + 1).min(block + BLOCK).min(to);
             if visible.is_empty() {
                 continue;
             }
@@ -238,7 +239,8 @@ fn split_body<V: F32x8, L: Load>(
             let m = softmax_block::<V>(&mut scores, part.largest[r], &mut part.total[r]);
             let sum = &mut part.sum[r * dim..(r + 1) * dim];
             if m != part.largest[r] {
-                let scale = if part.largest[r] == f32::NEG_INFINITY { 0.0 } else { (part.largest[r] - m).exp() };
+                let scale =
+                    if part.largest[r] == f32::NEG_INFINITY { 0.0 } else { (part.largest[r] - m).exp() };
                 sum.iter_mut().for_each(|s| *s *= scale);
                 part.largest[r] = m;
             }
@@ -264,9 +266,12 @@ fn runs(positions: std::ops::Range<usize>, capacity: usize) -> impl Iterator<Ite
     let slot = positions.start % capacity;
     let len = positions.len().min(capacity - slot);
     let rest = positions.len() - len;
-    [Run { position: positions.start, slot, len }, Run { position: positions.start + len, slot: 0, len: rest }]
-        .into_iter()
-        .filter(|run| run.len > 0)
+    [
+        Run { position: positions.start, slot, len },
+        Run { position: positions.start + len, slot: 0, len: rest },
+    ]
+    .into_iter()
+    .filter(|run| run.len > 0)
 }
 
 /// `scores[j] = scale · q · keys[j]`.

@@ -87,7 +87,9 @@ fn rows_body<V: F32x8, L: Load>(
                     (2, 4..) => tile::<V, L, 2, 4>(x, w, row, i, out),
                     (2, _) => tile::<V, L, 2, 1>(x, w, row, i, out),
                     (8, _) => tile::<V, L, 8, 1>(x, w, row, i, out),
-                    (_, _) => (row..row + step).map(|r| tile::<V, L, 1, 1>(x, w, r, i, out)).last().unwrap_or(1),
+                    (_, _) => {
+                        (row..row + step).map(|r| tile::<V, L, 1, 1>(x, w, r, i, out)).last().unwrap_or(1)
+                    }
                 };
             }
             row += step;
@@ -123,7 +125,8 @@ fn tile<V: F32x8, L: Load, const R: usize, const C: usize>(
                 let mut sums = [[0.0; C]; R];
                 for b in 0..across {
                     let (from, len) = (b * cols, (*cols).min(k - b * cols));
-                    let part = dot::<V, L, R, C>(wp.map(|p| p.add(from * size)), xp.map(|p| p.add(from)), len);
+                    let part =
+                        dot::<V, L, R, C>(wp.map(|p| p.add(from * size)), xp.map(|p| p.add(from)), len);
                     for r in 0..R {
                         let s = values[(row + r) / rows * across + b];
                         for c in 0..C {

@@ -178,7 +178,8 @@ impl Shared {
                 if state & OPEN == 0 || state >> EPOCH_SHIFT != seen {
                     break;
                 }
-                match self.state.compare_exchange_weak(state, state + 1, Ordering::AcqRel, Ordering::Acquire) {
+                match self.state.compare_exchange_weak(state, state + 1, Ordering::AcqRel, Ordering::Acquire)
+                {
                     Ok(_) => {
                         let body = *lock(&self.body);
                         if let Some(BodyPtr(body)) = body {
@@ -294,7 +295,11 @@ mod tests {
     fn a_panic_reaches_the_caller_and_the_pool_lives() {
         let pool = Pool::new(2).unwrap();
         let result = catch_unwind(AssertUnwindSafe(|| {
-            pool.run(8, &|i| if i == 5 { resume_unwind(Box::new("five")) })
+            pool.run(8, &|i| {
+                if i == 5 {
+                    resume_unwind(Box::new("five"))
+                }
+            })
         }));
         assert_eq!(result.unwrap_err().downcast_ref::<&str>(), Some(&"five"));
         let count = AtomicUsize::new(0);

@@ -166,7 +166,8 @@ mod avx2 {
                 let magnitude = _mm256_and_si256(wide, _mm256_set1_epi32(0x7f));
                 // An f32 with these exponent and mantissa bits is 2^-120 of the value, subnormals included.
                 let bits = _mm256_slli_epi32::<20>(magnitude);
-                let value = _mm256_mul_ps(_mm256_castsi256_ps(bits), _mm256_set1_ps(f32::from_bits(0x7b80_0000)));
+                let value =
+                    _mm256_mul_ps(_mm256_castsi256_ps(bits), _mm256_set1_ps(f32::from_bits(0x7b80_0000)));
                 let nan = _mm256_cmpeq_epi32(magnitude, _mm256_set1_epi32(0x7f));
                 let sign = _mm256_slli_epi32::<24>(_mm256_and_si256(wide, _mm256_set1_epi32(0x80)));
                 Self(_mm256_or_ps(value, _mm256_castsi256_ps(_mm256_or_si256(nan, sign))))
@@ -228,14 +229,9 @@ mod avx2 {
                 for c in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
                     p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(c));
                 }
-                let p = _mm256_add_ps(
-                    _mm256_fmadd_ps(p, _mm256_mul_ps(r, r), r),
-                    _mm256_set1_ps(1.0),
-                );
-                let power = _mm256_slli_epi32::<23>(_mm256_add_epi32(
-                    _mm256_cvtps_epi32(n),
-                    _mm256_set1_epi32(127),
-                ));
+                let p = _mm256_add_ps(_mm256_fmadd_ps(p, _mm256_mul_ps(r, r), r), _mm256_set1_ps(1.0));
+                let power =
+                    _mm256_slli_epi32::<23>(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)));
                 let value = _mm256_mul_ps(p, _mm256_castsi256_ps(power));
                 // Far below: exactly zero, so that a masked score (-inf) adds nothing.
                 let live = _mm256_cmp_ps::<_CMP_GT_OQ>(self.0, _mm256_set1_ps(-87.3));

@@ -1,20 +1,260 @@
-//! temporary stand-in
-use crate::error::Result;
+//! Linear layers on quantised weights, for the processor: `out[i, j] = Σ_k x[i, k] · w[j, k]`.
+//!
+//! Weights are repacked once ([`repack`], layout in `layout.rs`) and then read once per call, at about the speed of memory;
+//! activations are quantised to 8 bits per block of 32, or stay f32 ([`Activation`]). The kernels are written once (`kernel.rs`,
+//! `exact.rs`) over a few vector operations (`simd/`) and format parts (`formats.rs`). An output does not depend on the number of threads,
+//! on the other rows of the batch, nor on the instruction set: all arms give the same bits.
+
+mod activations;
+mod exact;
+mod formats;
+mod kernel;
+mod layout;
+mod simd;
+#[cfg(test)]
+mod tests;
+
+use std::sync::OnceLock;
+
+use super::pool;
 use crate::quant::Format;
-pub const GROUP_ROWS: usize = 16;
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum Activation { #[default] Int8, F32 }
-#[derive(Clone, Copy)]
-pub struct PackedMatrix<'a> { pub format: Format, pub rows: usize, pub cols: usize, pub data: &'a [u8] }
+use activations::ActivationChunk;
+use formats::BlockFormat;
+use kernel::{Output, Tile};
+use layout::CHUNK;
+pub use layout::{GROUP_ROWS, packed_len, repack};
+use simd::scalar::Scalar;
+use simd::{Simd, Task};
+#[cfg(target_arch = "x86_64")]
+use simd::{avx2::Avx2, avx512::Avx512};
+
+/// What becomes of the activations.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Activation {
+    /// Quantised to 8 bits with one scale for 32 columns: fast. The error is below that of the weights.
+    #[default]
+    Int8,
+    /// Kept in f32: what a reference implementation computes from dequantised weights.
+    F32,
+}
+
+/// A matrix `[rows, cols]` in packed form.
+#[derive(Clone, Copy, Debug)]
+pub struct PackedMatrix<'a> {
+    /// The format that it was packed from.
+    pub format: Format,
+    /// Outputs.
+    pub rows: usize,
+    /// Inputs.
+    pub cols: usize,
+    /// What [`repack`] wrote, [`packed_len`] bytes; fastest if it starts at a multiple of 64.
+    pub data: &'a [u8],
+}
+
 impl PackedMatrix<'_> {
+    /// Expands row `row` to f32, exactly as [`Format::dequantize`] would: a row of an embedding table.
+    ///
+    /// # Panics
+    /// If `row`, `out` or the matrix's own parts do not fit each other.
     pub fn unpack_row(&self, row: usize, out: &mut [f32]) {
-        let rb = self.format.row_bytes(self.cols).unwrap();
-        self.format.dequantize(&self.data[row * rb..][..rb], out).unwrap()
+        self.check();
+        assert_eq!(out.len(), self.cols, "a row has as many elements as the matrix has columns");
+        layout::unpack_row(self.format, self.rows, self.data, row, out);
+    }
+
+    fn check(&self) {
+        let expected = packed_len(self.format, self.rows, self.cols);
+        assert_eq!(expected.ok(), Some(self.data.len()), "packed bytes of [{}, {}]", self.rows, self.cols);
     }
 }
-pub fn packed_len(format: Format, rows: usize, cols: usize) -> Result<usize> { Ok(format.row_bytes(cols)? * rows.next_multiple_of(GROUP_ROWS)) }
-pub fn repack(_format: Format, _rows: usize, _cols: usize, src: &[u8], dst: &mut [u8]) -> Result<()> { dst[..src.len()].copy_from_slice(src); Ok(()) }
-pub fn linear(_a: Activation, x: &[f32], m: usize, w: PackedMatrix<'_>, out: &mut [f32]) {
-    let mut row = vec![0.0; w.cols];
-    for j in 0..w.rows { w.unpack_row(j, &mut row); for i in 0..m { out[i * w.rows + j] = x[i * w.cols..][..w.cols].iter().zip(&row).map(|(a, b)| a * b).sum(); } }
+
+/// An instruction set that the kernels are compiled for.
+#[derive(Clone, Copy)]
+enum Arm {
+    Scalar(Scalar),
+    #[cfg(target_arch = "x86_64")]
+    Avx2(Avx2),
+    #[cfg(target_arch = "x86_64")]
+    Avx512(Avx512),
+}
+
+impl Arm {
+    /// Every arm that this CPU can run, the best one first.
+    fn available() -> Vec<Self> {
+        let mut arms = Vec::new();
+        #[cfg(target_arch = "x86_64")]
+        {
+            arms.extend(Avx512::detect().map(Self::Avx512));
+            arms.extend(Avx2::detect().map(Self::Avx2));
+        }
+        arms.push(Self::Scalar(Scalar));
+        arms
+    }
+
+    /// The best arm, found once.
+    fn best() -> Self {
+        static BEST: OnceLock<Arm> = OnceLock::new();
+        *BEST.get_or_init(|| Self::available()[0])
+    }
+
+    fn run(self, task: impl Task) {
+        match self {
+            Self::Scalar(simd) => simd.run(task),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2(simd) => simd.run(task),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512(simd) => simd.run(task),
+        }
+    }
+}
+
+/// The instruction set in use: `avx512-vnni`, `avx2` or `scalar`.
+pub fn arm_name() -> &'static str {
+    match Arm::best() {
+        Arm::Scalar(_) => "scalar",
+        #[cfg(target_arch = "x86_64")]
+        Arm::Avx2(_) => "avx2",
+        #[cfg(target_arch = "x86_64")]
+        Arm::Avx512(_) => "avx512-vnni",
+    }
+}
+
+/// `out = x · wᵀ` for `x: [m, cols]` and `out: [m, rows]`, on the threads of the current pool.
+///
+/// # Panics
+/// If a slice does not fit the shapes.
+pub fn linear(activation: Activation, x: &[f32], m: usize, w: PackedMatrix<'_>, out: &mut [f32]) {
+    linear_on(Arm::best(), activation, x, m, w, out);
+}
+
+fn linear_on(arm: Arm, activation: Activation, x: &[f32], m: usize, w: PackedMatrix<'_>, out: &mut [f32]) {
+    w.check();
+    assert_eq!(x.len(), m * w.cols, "activations of [{m}, {}]", w.cols);
+    assert_eq!(out.len(), m * w.rows, "outputs of [{m}, {}]", w.rows);
+    if out.is_empty() {
+        return;
+    }
+    let out = Output::new(out, w.rows);
+    match activation {
+        Activation::F32 => by_tiles(arm, w, m, out, Operand::Floats(x)),
+        Activation::Int8 => {
+            let chunks = quantize(arm, x, m, w.cols);
+            by_tiles(arm, w, m, out, Operand::Chunks(&chunks));
+        }
+    }
+}
+
+/// Activation rows that a task quantises.
+const QUANTIZE_ROWS: usize = 16;
+
+/// Activations in 8 bits: `[m, ⌈cols / 256⌉]` chunks.
+fn quantize(arm: Arm, x: &[f32], m: usize, cols: usize) -> Vec<ActivationChunk> {
+    let per_row = cols.div_ceil(CHUNK);
+    let mut chunks = vec![ActivationChunk::ZERO; m * per_row];
+    if per_row == 0 {
+        return chunks;
+    }
+    if m <= QUANTIZE_ROWS {
+        arm.run(Quantize { x, cols, to: &mut chunks });
+        return chunks;
+    }
+    let parts: Vec<_> = chunks.chunks_mut(QUANTIZE_ROWS * per_row).map(std::sync::Mutex::new).collect();
+    pool::run(parts.len(), &|part| {
+        let x = &x[part * QUANTIZE_ROWS * cols..];
+        // Nobody else locks this part.
+        if let Ok(mut to) = parts[part].lock() {
+            arm.run(Quantize { x, cols, to: &mut to });
+        }
+    });
+    drop(parts);
+    chunks
+}
+
+struct Quantize<'a> {
+    x: &'a [f32],
+    cols: usize,
+    to: &'a mut [ActivationChunk],
+}
+
+impl Task for Quantize<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self, _simd: S) {
+        let rows = self.to.chunks_exact_mut(self.cols.div_ceil(CHUNK));
+        for (to, row) in rows.zip(self.x.chunks_exact(self.cols)) {
+            for (to, values) in to.iter_mut().zip(row.chunks(CHUNK)) {
+                to.quantize(values);
+            }
+        }
+    }
+}
+
+/// The activations of a call.
+#[derive(Clone, Copy)]
+enum Operand<'a> {
+    Floats(&'a [f32]),
+    Chunks(&'a [ActivationChunk]),
+}
+
+/// Activation rows of a task: their sums and a chunk of their codes stay in the second-level cache.
+const TASK_M: usize = 256;
+/// A task reads about as many packed bytes, or a 32nd of the matrix if that is less, …
+const TASK_BYTES: usize = 256 * 1024;
+/// … but not less than this: handing a task over takes as long as reading some kilobytes.
+const TASK_BYTES_MIN: usize = 16 * 1024;
+
+/// Splits the output into tiles, and runs them on the pool.
+fn by_tiles(arm: Arm, w: PackedMatrix<'_>, m: usize, out: Output, operand: Operand<'_>) {
+    let groups = w.rows.div_ceil(GROUP_ROWS);
+    let group_bytes = (w.data.len() / groups).max(1);
+    let per_task = TASK_BYTES.div_ceil(group_bytes).min(groups.div_ceil(32));
+    let per_task = per_task.max(if m == 1 { TASK_BYTES_MIN.div_ceil(group_bytes) } else { 1 });
+    let across = groups.div_ceil(per_task);
+    let m_blocks = m.div_ceil(TASK_M);
+    // Blocks of equal height: a last one of a few rows would unpack all weights for them.
+    let m_block = m.div_ceil(m_blocks).next_multiple_of(8);
+    pool::run(across * m.div_ceil(m_block), &|task| {
+        let first = task % across * per_task;
+        let m_first = task / across * m_block;
+        let tile = Tile {
+            format: w.format,
+            cols: w.cols,
+            data: w.data,
+            groups: first..groups.min(first + per_task),
+            m: m_first..m.min(m_first + m_block),
+            out,
+        };
+        run_tile(arm, &tile, operand);
+    });
+}
+
+struct FormatTile<'a, F> {
+    tile: &'a Tile<'a>,
+    operand: Operand<'a>,
+    format: std::marker::PhantomData<F>,
+}
+
+impl<F: BlockFormat> Task for FormatTile<'_, F> {
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        match self.operand {
+            Operand::Floats(x) => exact::exact::<S, F>(simd, self.tile, x),
+            Operand::Chunks(chunks) => kernel::integer::<S, F>(simd, self.tile, chunks),
+        }
+    }
+}
+
+fn run_tile(arm: Arm, tile: &Tile<'_>, operand: Operand<'_>) {
+    macro_rules! by_format {
+        ($($format:ident),+) => {
+            match tile.format {
+                $(Format::$format => {
+                    arm.run(FormatTile::<formats::$format> { tile, operand, format: std::marker::PhantomData })
+                })+
+                Format::F32 | Format::F16 | Format::BF16 | Format::F8E4M3 => {
+                    unreachable!("{} has no packed form: `packed_len` refuses it", tile.format.name())
+                }
+            }
+        };
+    }
+    by_format!(Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS)
 }

@@ -1,0 +1,179 @@
+//! Speed and memory of one model on this machine.
+//!
+//! `cargo bench --bench generation -- --model PATH [--threads N] [--device NAME] [--repeat N]`
+//!
+//! Prints a table and, on the last line, the same as JSON. Every figure is the median of the repeats, with the smallest and the largest; reading
+//! memory is measured between them, so that the shares are of the same minutes.
+#![allow(clippy::print_stdout, reason = "a benchmark prints")]
+
+use std::hint::black_box;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use mistral_core::{Control, Error, Model, ModelOptions, Result, Session, SessionOptions};
+
+const PREFILL: [usize; 2] = [128, 512];
+const DEPTHS: [usize; 2] = [0, 2048];
+const DECODE_TOKENS: usize = 32;
+
+struct Arguments {
+    model: PathBuf,
+    options: ModelOptions,
+    repeat: usize,
+}
+
+/// The results of one thing measured several times.
+struct Figure {
+    name: String,
+    unit: &'static str,
+    values: Vec<f64>,
+}
+
+fn main() -> Result<()> {
+    let arguments = arguments()?;
+    let start = Instant::now();
+    let model = Model::open(&arguments.model, &arguments.options, &mut Control::none())?;
+    let open = start.elapsed().as_secs_f64();
+    let mut first = model.session(&context(&model, 16)?)?;
+    first.prefill(&[1], &mut Control::none())?;
+    let first_token = start.elapsed().as_secs_f64();
+    drop(first);
+    let bytes = model.bytes_per_token()?;
+    let mut figures = measure(&model, &arguments)?;
+    figures.insert(0, Figure { name: "open".into(), unit: "s", values: vec![open] });
+    figures.insert(1, Figure { name: "open to first token".into(), unit: "s", values: vec![first_token] });
+    let peak = peak_rss_mib();
+    figures.push(Figure { name: "peak resident memory".into(), unit: "MiB", values: vec![peak] });
+    report(&arguments, bytes, &figures);
+    Ok(())
+}
+
+fn measure(model: &Arc<Model>, arguments: &Arguments) -> Result<Vec<Figure>> {
+    let longest = model.weights()?.config.max_context;
+    let mut figures: Vec<Figure> = Vec::new();
+    let mut add = |name: String, unit: &'static str, value: f64| {
+        match figures.iter_mut().find(|figure| figure.name == name) {
+            Some(figure) => figure.values.push(value),
+            None => figures.push(Figure { name, unit, values: vec![value] }),
+        }
+    };
+    for _ in 0..arguments.repeat {
+        add("read memory".into(), "GB/s", read_bandwidth(model.threads()));
+        for tokens in PREFILL.into_iter().filter(|&t| t <= longest) {
+            add(format!("prefill {tokens}"), "token/s", prefill(model, tokens)?);
+        }
+        for depth in DEPTHS.into_iter().filter(|&d| d + DECODE_TOKENS <= longest) {
+            add(format!("decode at {depth}"), "token/s", decode(model, depth)?);
+        }
+    }
+    Ok(figures)
+}
+
+fn prefill(model: &Arc<Model>, tokens: usize) -> Result<f64> {
+    let mut session = model.session(&context(model, tokens)?)?;
+    let start = Instant::now();
+    session.prefill(&ids(model, 0, tokens), &mut Control::none())?;
+    Ok(tokens as f64 / start.elapsed().as_secs_f64())
+}
+
+fn decode(model: &Arc<Model>, depth: usize) -> Result<f64> {
+    let mut session = model.session(&context(model, depth + DECODE_TOKENS + 1)?)?;
+    // The first token warms the caches up and is not counted.
+    session.prefill(&ids(model, 0, depth.max(1)), &mut Control::none())?;
+    let start = Instant::now();
+    for i in 0..DECODE_TOKENS {
+        step(&mut session, ids(model, depth + i, 1)[0])?;
+    }
+    Ok(DECODE_TOKENS as f64 / start.elapsed().as_secs_f64())
+}
+
+fn step(session: &mut Session, token: u32) -> Result<()> {
+    session.prefill(&[token], &mut Control::none())?;
+    black_box(session.logits());
+    Ok(())
+}
+
+fn context(model: &Arc<Model>, positions: usize) -> Result<SessionOptions> {
+    let positions = positions.min(model.weights()?.config.max_context);
+    Ok(SessionOptions { context: Some(positions), ..SessionOptions::default() })
+}
+
+/// Tokens that are the same in every run, spread over the vocabulary.
+fn ids(model: &Model, from: usize, count: usize) -> Vec<u32> {
+    (from..from + count).map(|i| (i * 7919 % model.vocab_size()) as u32).collect()
+}
+
+/// GB/s at which `threads` threads together read memory that no cache holds.
+fn read_bandwidth(threads: usize) -> f64 {
+    const WORDS: usize = 24 << 20;
+    let parts: Vec<Vec<u64>> = (0..threads).map(|i| vec![i as u64 + 1; WORDS]).collect();
+    let start = Instant::now();
+    std::thread::scope(|scope| {
+        for part in &parts {
+            scope.spawn(move || {
+                for _ in 0..3 {
+                    let sum = black_box(part).as_chunks::<16>().0.iter().fold([0u64; 16], |mut sum, chunk| {
+                        sum.iter_mut().zip(chunk).for_each(|(s, c)| *s ^= c);
+                        sum
+                    });
+                    black_box(sum);
+                }
+            });
+        }
+    });
+    (3 * 8 * WORDS * threads) as f64 / start.elapsed().as_secs_f64() / 1e9
+}
+
+/// The most memory that this process ever held, in MiB; 0 where the system does not tell.
+fn peak_rss_mib() -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"));
+    let kib = line.and_then(|line| line.split_whitespace().nth(1)).and_then(|kib| kib.parse::<f64>().ok());
+    kib.unwrap_or(0.0) / 1024.0
+}
+
+fn report(arguments: &Arguments, bytes: u64, figures: &[Figure]) {
+    println!("{}", arguments.model.display());
+    println!("{:<24} {:>10} {:>10} {:>10}", "", "median", "least", "most");
+    let mut json = serde_json::Map::new();
+    json.insert("model".into(), arguments.model.display().to_string().into());
+    for Figure { name, unit, values } in figures {
+        let [median, least, most] = spread(values);
+        println!("{name:<24} {median:>10.2} {least:>10.2} {most:>10.2} {unit}");
+        json.insert(name.replace(' ', "_"), median.into());
+    }
+    let value = |name: &str| figures.iter().find(|f| f.name == name).map(|f| spread(&f.values)[0]);
+    if let (Some(decode), Some(read)) = (value("decode at 0"), value("read memory")) {
+        let rate = decode * bytes as f64 / 1e9;
+        println!("decode reads {:.1} MB a token: {rate:.1} GB/s, {:.0}% of reading memory", bytes as f64 / 1e6, 100.0 * rate / read);
+        json.insert("decode_share_of_bandwidth".into(), (rate / read).into());
+    }
+    println!("{}", serde_json::Value::Object(json));
+}
+
+fn spread(values: &[f64]) -> [f64; 3] {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    [sorted[sorted.len() / 2], sorted[0], sorted[sorted.len() - 1]]
+}
+
+fn arguments() -> Result<Arguments> {
+    let mut parsed = Arguments { model: PathBuf::new(), options: ModelOptions::default(), repeat: 5 };
+    let mut words = std::env::args().skip(1).filter(|word| word != "--bench");
+    while let Some(word) = words.next() {
+        let value = words.next().ok_or_else(|| Error::argument(&word, "nothing", "a value"))?;
+        let number = || value.parse::<usize>().map_err(|_| Error::argument(&word, &value, "a number"));
+        match word.as_str() {
+            "--model" => parsed.model = value.into(),
+            "--device" => parsed.options.device = value,
+            "--threads" => parsed.options.threads = Some(number()?),
+            "--repeat" => parsed.repeat = number()?.max(1),
+            _ => return Err(Error::argument(&word, value, "--model, --device, --threads or --repeat")),
+        }
+    }
+    if parsed.model.as_os_str().is_empty() {
+        return Err(Error::argument("--model", "nothing", "a model file or folder"));
+    }
+    Ok(parsed)
+}

@@ -1,0 +1,251 @@
+//! AVX2, FMA and F16C: two registers for a vector. Products of bytes are summed as i16 for as long as the bits of the codes allow.
+
+use std::arch::x86_64::*;
+
+use super::{Codes, Simd, Task};
+
+/// Calls intrinsics from a method of [`Avx2`].
+macro_rules! intrinsics {
+    ($body:expr) => {
+        // SAFETY: the CPU has the instructions, which `self` proves; pointers come from references to all the bytes that are touched.
+        unsafe { $body }
+    };
+}
+
+/// An expression for both registers of each of the named vectors.
+macro_rules! both {
+    (|$($name:ident),+| $body:expr) => {
+        [{ $(let $name = $name[0];)+ $body }, { $(let $name = $name[1];)+ $body }]
+    };
+}
+
+/// Proof that the CPU has AVX2, FMA and F16C.
+#[derive(Clone, Copy)]
+pub(in super::super) struct Avx2(());
+
+impl Avx2 {
+    /// `None` if the CPU lacks one of the instruction sets.
+    pub fn detect() -> Option<Self> {
+        let found = is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("f16c");
+        found.then_some(Self(()))
+    }
+
+    /// [`Simd::dot`] for codes of up to six bits.
+    #[inline(always)]
+    fn dot_short<const M: usize>(
+        self,
+        kind: Codes,
+        codes: &[[__m256i; 2]],
+        activations: [&[[i8; 4]]; M],
+        negated_sums: [i32; M],
+    ) -> [[__m256i; 2]; M] {
+        // Pairs of products that fit into an i16: 8 × 2 × 15 × 127, 4 × 2 × 31 × 127, 2 × 2 × 63 × 127 < 2^15.
+        let run = match kind.bits {
+            4 => 8,
+            5 => 4,
+            _ => 2,
+        };
+        intrinsics!({
+            let mut sums = [[_mm256_setzero_si256(); 2]; M];
+            if let Some(shift) = kind.zero_shift {
+                for m in 0..M {
+                    let sum = _mm256_set1_epi32(negated_sums[m]);
+                    sums[m] = [_mm256_sll_epi32(sum, _mm_cvtsi32_si128(shift as i32)); 2];
+                }
+            }
+            let mut start = 0;
+            while start < codes.len() {
+                let mut pairs = [[_mm256_setzero_si256(); 2]; M];
+                for g in start..(start + run).min(codes.len()) {
+                    for m in 0..M {
+                        let four = four(activations[m][g]);
+                        for half in 0..2 {
+                            let products = _mm256_maddubs_epi16(codes[g][half], four);
+                            pairs[m][half] = _mm256_add_epi16(pairs[m][half], products);
+                        }
+                    }
+                }
+                for m in 0..M {
+                    for half in 0..2 {
+                        let products = _mm256_madd_epi16(pairs[m][half], _mm256_set1_epi16(1));
+                        sums[m][half] = _mm256_add_epi32(sums[m][half], products);
+                    }
+                }
+                start += run;
+            }
+            sums
+        })
+    }
+
+    /// [`Simd::dot`] for codes of eight bits: magnitude of the weight × activation with the weight's sign. Both are at most 128,
+    /// so a pair of products fits into an i16, and no sum of pairs does.
+    #[inline(always)]
+    fn dot_bytes<const M: usize>(
+        self,
+        codes: &[[__m256i; 2]],
+        activations: [&[[i8; 4]]; M],
+    ) -> [[__m256i; 2]; M] {
+        intrinsics!({
+            let mut sums = [[_mm256_setzero_si256(); 2]; M];
+            for (g, codes) in codes.iter().enumerate() {
+                let codes = both!(|codes| _mm256_xor_si256(codes, _mm256_set1_epi8(-128)));
+                let magnitudes = both!(|codes| _mm256_abs_epi8(codes));
+                for m in 0..M {
+                    let four = four(activations[m][g]);
+                    for half in 0..2 {
+                        let signed = _mm256_sign_epi8(four, codes[half]);
+                        let pairs = _mm256_maddubs_epi16(magnitudes[half], signed);
+                        let products = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+                        sums[m][half] = _mm256_add_epi32(sums[m][half], products);
+                    }
+                }
+            }
+            sums
+        })
+    }
+}
+
+/// Four activations, for every row.
+///
+/// # Safety
+/// The CPU has AVX2.
+#[inline(always)]
+unsafe fn four(activations: [i8; 4]) -> __m256i {
+    let four = i32::from_ne_bytes(activations.map(|code| code as u8));
+    // SAFETY: promised by the caller.
+    unsafe { _mm256_set1_epi32(four) }
+}
+
+impl Simd for Avx2 {
+    type Bytes = [__m256i; 2];
+    type Ints = [__m256i; 2];
+    type Floats = [__m256; 2];
+    const TILE: usize = 4;
+    const EXACT_TILE: usize = 3;
+
+    #[inline(always)]
+    fn run(self, task: impl Task) {
+        #[target_feature(enable = "avx2,fma,f16c")]
+        fn inner(simd: Avx2, task: impl Task) {
+            task.run(simd);
+        }
+        intrinsics!(inner(self, task))
+    }
+
+    #[inline(always)]
+    fn load(self, from: &[u8; 64]) -> [__m256i; 2] {
+        let from: *const __m256i = from.as_ptr().cast();
+        intrinsics!([_mm256_loadu_si256(from), _mm256_loadu_si256(from.add(1))])
+    }
+    #[inline(always)]
+    fn store(self, value: [__m256i; 2], to: &mut [u8; 64]) {
+        let to: *mut __m256i = to.as_mut_ptr().cast();
+        intrinsics!({
+            _mm256_storeu_si256(to, value[0]);
+            _mm256_storeu_si256(to.add(1), value[1]);
+        })
+    }
+    #[inline(always)]
+    fn and(self, a: [__m256i; 2], mask: u8) -> [__m256i; 2] {
+        intrinsics!(both!(|a| _mm256_and_si256(a, _mm256_set1_epi8(mask as i8))))
+    }
+    #[inline(always)]
+    fn or(self, a: [__m256i; 2], b: [__m256i; 2]) -> [__m256i; 2] {
+        intrinsics!(both!(|a, b| _mm256_or_si256(a, b)))
+    }
+    #[inline(always)]
+    fn shift_left(self, a: [__m256i; 2], bits: u32) -> [__m256i; 2] {
+        intrinsics!(both!(|a| _mm256_sll_epi16(a, _mm_cvtsi32_si128(bits as i32))))
+    }
+    #[inline(always)]
+    fn shift_right(self, a: [__m256i; 2], bits: u32) -> [__m256i; 2] {
+        intrinsics!(both!(|a| _mm256_srl_epi16(a, _mm_cvtsi32_si128(bits as i32))))
+    }
+    #[inline(always)]
+    fn look_up(self, table: &[u8; 16], indices: [__m256i; 2]) -> [__m256i; 2] {
+        intrinsics!({
+            let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast()));
+            both!(|indices| _mm256_shuffle_epi8(table, indices))
+        })
+    }
+    #[inline(always)]
+    fn column(self, a: [__m256i; 2], byte: u32) -> [__m256; 2] {
+        intrinsics!(both!(|a| {
+            let shifted = _mm256_srl_epi32(a, _mm_cvtsi32_si128(8 * byte as i32));
+            _mm256_cvtepi32_ps(_mm256_and_si256(shifted, _mm256_set1_epi32(255)))
+        }))
+    }
+
+    #[inline(always)]
+    fn dot<const M: usize>(
+        self,
+        kind: Codes,
+        codes: &[[__m256i; 2]],
+        activations: [&[[i8; 4]]; M],
+        negated_sums: [i32; M],
+    ) -> [[__m256i; 2]; M] {
+        match kind.bits {
+            8 => self.dot_bytes(codes, activations),
+            _ => self.dot_short(kind, codes, activations, negated_sums),
+        }
+    }
+    #[inline(always)]
+    fn to_floats(self, a: [__m256i; 2]) -> [__m256; 2] {
+        intrinsics!(both!(|a| _mm256_cvtepi32_ps(a)))
+    }
+
+    #[inline(always)]
+    fn load_floats(self, from: &[f32; 16]) -> [__m256; 2] {
+        let from = from.as_ptr();
+        intrinsics!([_mm256_loadu_ps(from), _mm256_loadu_ps(from.add(8))])
+    }
+    #[inline(always)]
+    fn store_floats(self, value: [__m256; 2], to: &mut [f32; 16]) {
+        let to = to.as_mut_ptr();
+        intrinsics!({
+            _mm256_storeu_ps(to, value[0]);
+            _mm256_storeu_ps(to.add(8), value[1]);
+        })
+    }
+    #[inline(always)]
+    fn from_f16(self, from: &[u8; 32]) -> [__m256; 2] {
+        let from: *const __m128i = from.as_ptr().cast();
+        intrinsics!([_mm256_cvtph_ps(_mm_loadu_si128(from)), _mm256_cvtph_ps(_mm_loadu_si128(from.add(1)))])
+    }
+    #[inline(always)]
+    fn from_u8(self, from: &[u8; 16]) -> [__m256; 2] {
+        let from: *const __m128i = from.as_ptr().cast();
+        intrinsics!({
+            let bytes = _mm_loadu_si128(from);
+            let bytes = [bytes, _mm_srli_si128::<8>(bytes)];
+            both!(|bytes| _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes)))
+        })
+    }
+    #[inline(always)]
+    fn from_i8(self, from: &[u8; 16]) -> [__m256; 2] {
+        let from: *const __m128i = from.as_ptr().cast();
+        intrinsics!({
+            let bytes = _mm_loadu_si128(from);
+            let bytes = [bytes, _mm_srli_si128::<8>(bytes)];
+            both!(|bytes| _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)))
+        })
+    }
+    #[inline(always)]
+    fn splat(self, value: f32) -> [__m256; 2] {
+        intrinsics!([_mm256_set1_ps(value); 2])
+    }
+    #[inline(always)]
+    fn mul(self, a: [__m256; 2], b: [__m256; 2]) -> [__m256; 2] {
+        intrinsics!(both!(|a, b| _mm256_mul_ps(a, b)))
+    }
+    #[inline(always)]
+    fn add(self, a: [__m256; 2], b: [__m256; 2]) -> [__m256; 2] {
+        intrinsics!(both!(|a, b| _mm256_add_ps(a, b)))
+    }
+    #[inline(always)]
+    fn fma(self, a: [__m256; 2], b: [__m256; 2], c: [__m256; 2]) -> [__m256; 2] {
+        intrinsics!(both!(|a, b, c| _mm256_fmadd_ps(a, b, c)))
+    }
+}

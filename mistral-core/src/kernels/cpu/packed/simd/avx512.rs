@@ -1,0 +1,153 @@
+//! AVX-512 F, BW, VL and VNNI: one register for a vector, four multiplications and additions an element and instruction.
+
+use std::arch::x86_64::*;
+
+use super::{Codes, Simd, Task};
+
+/// Proof that the CPU has AVX-512 F, BW, VL, VNNI, and FMA, F16C.
+#[derive(Clone, Copy)]
+pub(in super::super) struct Avx512(());
+
+impl Avx512 {
+    /// `None` if the CPU lacks one of the instruction sets.
+    pub fn detect() -> Option<Self> {
+        let found = is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512vnni")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("f16c");
+        found.then_some(Self(()))
+    }
+}
+
+/// Calls intrinsics from a method of [`Avx512`].
+macro_rules! intrinsics {
+    ($body:expr) => {
+        // SAFETY: the CPU has the instructions, which `self` proves; pointers come from references to all the bytes that are touched.
+        unsafe { $body }
+    };
+}
+
+impl Simd for Avx512 {
+    type Bytes = __m512i;
+    type Ints = __m512i;
+    type Floats = __m512;
+    const TILE: usize = 8;
+    const EXACT_TILE: usize = 8;
+
+    #[inline(always)]
+    fn run(self, task: impl Task) {
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,fma,f16c")]
+        fn inner(simd: Avx512, task: impl Task) {
+            task.run(simd);
+        }
+        intrinsics!(inner(self, task))
+    }
+
+    #[inline(always)]
+    fn load(self, from: &[u8; 64]) -> __m512i {
+        intrinsics!(_mm512_loadu_si512(from.as_ptr().cast()))
+    }
+    #[inline(always)]
+    fn store(self, value: __m512i, to: &mut [u8; 64]) {
+        intrinsics!(_mm512_storeu_si512(to.as_mut_ptr().cast(), value))
+    }
+    #[inline(always)]
+    fn and(self, a: __m512i, mask: u8) -> __m512i {
+        intrinsics!(_mm512_and_si512(a, _mm512_set1_epi8(mask as i8)))
+    }
+    #[inline(always)]
+    fn or(self, a: __m512i, b: __m512i) -> __m512i {
+        intrinsics!(_mm512_or_si512(a, b))
+    }
+    #[inline(always)]
+    fn shift_left(self, a: __m512i, bits: u32) -> __m512i {
+        intrinsics!(_mm512_sll_epi16(a, _mm_cvtsi32_si128(bits as i32)))
+    }
+    #[inline(always)]
+    fn shift_right(self, a: __m512i, bits: u32) -> __m512i {
+        intrinsics!(_mm512_srl_epi16(a, _mm_cvtsi32_si128(bits as i32)))
+    }
+    #[inline(always)]
+    fn look_up(self, table: &[u8; 16], indices: __m512i) -> __m512i {
+        intrinsics!({
+            let table = _mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast()));
+            _mm512_shuffle_epi8(table, indices)
+        })
+    }
+    #[inline(always)]
+    fn column(self, a: __m512i, byte: u32) -> __m512 {
+        intrinsics!({
+            let shifted = _mm512_srl_epi32(a, _mm_cvtsi32_si128(8 * byte as i32));
+            _mm512_cvtepi32_ps(_mm512_and_si512(shifted, _mm512_set1_epi32(255)))
+        })
+    }
+
+    #[inline(always)]
+    fn dot<const M: usize>(
+        self,
+        kind: Codes,
+        codes: &[__m512i],
+        activations: [&[[i8; 4]]; M],
+        negated_sums: [i32; M],
+    ) -> [__m512i; M] {
+        intrinsics!({
+            let mut sums = [_mm512_setzero_si512(); M];
+            if let Some(shift) = kind.zero_shift {
+                for m in 0..M {
+                    let sum = _mm512_set1_epi32(negated_sums[m]);
+                    sums[m] = _mm512_sll_epi32(sum, _mm_cvtsi32_si128(shift as i32));
+                }
+            }
+            for (g, &codes) in codes.iter().enumerate() {
+                for m in 0..M {
+                    let four = i32::from_ne_bytes(activations[m][g].map(|code| code as u8));
+                    sums[m] = _mm512_dpbusd_epi32(sums[m], codes, _mm512_set1_epi32(four));
+                }
+            }
+            sums
+        })
+    }
+    #[inline(always)]
+    fn to_floats(self, a: __m512i) -> __m512 {
+        intrinsics!(_mm512_cvtepi32_ps(a))
+    }
+
+    #[inline(always)]
+    fn load_floats(self, from: &[f32; 16]) -> __m512 {
+        intrinsics!(_mm512_loadu_ps(from.as_ptr()))
+    }
+    #[inline(always)]
+    fn store_floats(self, value: __m512, to: &mut [f32; 16]) {
+        intrinsics!(_mm512_storeu_ps(to.as_mut_ptr(), value))
+    }
+    #[inline(always)]
+    fn from_f16(self, from: &[u8; 32]) -> __m512 {
+        intrinsics!(_mm512_cvtph_ps(_mm256_loadu_si256(from.as_ptr().cast())))
+    }
+    #[inline(always)]
+    fn from_u8(self, from: &[u8; 16]) -> __m512 {
+        intrinsics!(_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(from.as_ptr().cast()))))
+    }
+    #[inline(always)]
+    fn from_i8(self, from: &[u8; 16]) -> __m512 {
+        intrinsics!(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(from.as_ptr().cast()))))
+    }
+    #[inline(always)]
+    fn splat(self, value: f32) -> __m512 {
+        intrinsics!(_mm512_set1_ps(value))
+    }
+    #[inline(always)]
+    fn mul(self, a: __m512, b: __m512) -> __m512 {
+        intrinsics!(_mm512_mul_ps(a, b))
+    }
+    #[inline(always)]
+    fn add(self, a: __m512, b: __m512) -> __m512 {
+        intrinsics!(_mm512_add_ps(a, b))
+    }
+    #[inline(always)]
+    fn fma(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+        intrinsics!(_mm512_fmadd_ps(a, b, c))
+    }
+}

@@ -1,0 +1,78 @@
+//! The few vector operations that the packed kernels are written in, once for each instruction set.
+//!
+//! A vector is 64 bytes: four columns of 16 rows as bytes, or one number for each of 16 rows. Instruction sets with narrower
+//! registers use several. A value of an arm's type is the proof that the CPU has its instructions: it is only made after asking.
+
+#[cfg(target_arch = "x86_64")]
+pub(super) mod avx2;
+#[cfg(target_arch = "x86_64")]
+pub(super) mod avx512;
+pub(super) mod scalar;
+
+/// What the codes of a format are.
+#[derive(Clone, Copy)]
+pub(super) struct Codes {
+    /// Bits of a code: 4, 5, 6 or 8. Eight-bit codes have the zero point 128.
+    pub bits: u32,
+    /// log2 of the code that stands for zero; `None` if the format has offsets instead.
+    pub zero_shift: Option<u32>,
+}
+
+/// A piece of work that is written for any arm.
+pub(super) trait Task {
+    /// Does it. Must be `#[inline(always)]`, as everything that it calls with `simd`, to be compiled with the instructions of the arm.
+    fn run<S: Simd>(self, simd: S);
+}
+
+/// An arm. All arms give the same bits: integers are exact, and floats are combined in the same order, with the same fused
+/// operations.
+pub(super) trait Simd: Copy {
+    /// 64 bytes.
+    type Bytes: Copy;
+    /// 16 × i32.
+    type Ints: Copy;
+    /// 16 × f32.
+    type Floats: Copy;
+    /// Activation rows that share the codes of a block in the prefill kernel.
+    const TILE: usize;
+    /// The same in the kernel for f32 activations, which keeps two sums a row.
+    const EXACT_TILE: usize;
+
+    /// Runs `task`, compiled with the instructions of this arm.
+    fn run(self, task: impl Task);
+
+    fn load(self, from: &[u8; 64]) -> Self::Bytes;
+    fn store(self, value: Self::Bytes, to: &mut [u8; 64]);
+    fn and(self, a: Self::Bytes, mask: u8) -> Self::Bytes;
+    fn or(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
+    /// Shifts pairs of bytes: callers mask off what came from the neighbour.
+    fn shift_left(self, a: Self::Bytes, bits: u32) -> Self::Bytes;
+    /// Shifts pairs of bytes: callers mask off what came from the neighbour.
+    fn shift_right(self, a: Self::Bytes, bits: u32) -> Self::Bytes;
+    /// `table[index]` for each byte of `indices` (below 16).
+    fn look_up(self, table: &[u8; 16], indices: Self::Bytes) -> Self::Bytes;
+    /// Byte `byte` of each row's four, as a number.
+    fn column(self, a: Self::Bytes, byte: u32) -> Self::Floats;
+
+    /// For each of `M` rows of activations: the dot product of the rows' codes, their zero point taken off, with the activations.
+    /// Vector g of `codes` meets `activations[i][g]`; `negated_sums[i]` is minus the sum of those activations.
+    fn dot<const M: usize>(
+        self,
+        kind: Codes,
+        codes: &[Self::Bytes],
+        activations: [&[[i8; 4]]; M],
+        negated_sums: [i32; M],
+    ) -> [Self::Ints; M];
+    fn to_floats(self, a: Self::Ints) -> Self::Floats;
+
+    fn load_floats(self, from: &[f32; 16]) -> Self::Floats;
+    fn store_floats(self, value: Self::Floats, to: &mut [f32; 16]);
+    fn from_f16(self, from: &[u8; 32]) -> Self::Floats;
+    fn from_u8(self, from: &[u8; 16]) -> Self::Floats;
+    fn from_i8(self, from: &[u8; 16]) -> Self::Floats;
+    fn splat(self, value: f32) -> Self::Floats;
+    fn mul(self, a: Self::Floats, b: Self::Floats) -> Self::Floats;
+    fn add(self, a: Self::Floats, b: Self::Floats) -> Self::Floats;
+    /// `a * b + c` with one rounding.
+    fn fma(self, a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats;
+}
