@@ -29,7 +29,7 @@ impl Drop for GenerationObject {
     fn drop(&mut self) {
         let panicked = self.0.is_poisoned();
         let running = self.0.get_mut().unwrap_or_else(PoisonError::into_inner);
-        running.generation.session_mut().torn |= panicked;
+        running.generation.holder_mut().torn |= panicked;
     }
 }
 
