@@ -152,7 +152,7 @@ pub unsafe extern "C" fn mistral_last_error(message: *mut c_char, capacity: usiz
 }
 
 /// The last call that failed on this thread, as a JSON object: `status` (its number), `name`, `message`, and the parts of
-/// the message where it has them: `argument`, `file`, `key`, `found`, `expected`, `supported`, `limit`, `needed`, …
+/// the message where it has them: `argument`, `file`, `key`, `found`, `expected`, `supported`, `limit`, `needed` ...
 /// `null` where no call has failed.
 ///
 /// Ownership: the caller frees `*out` with `mistral_buf_free`.

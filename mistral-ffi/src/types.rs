@@ -11,7 +11,7 @@ pub const MISTRAL_VERSION_MINOR: u32 = 1;
 /// The patch version.
 pub const MISTRAL_VERSION_PATCH: u32 = 0;
 
-/// What a call came to: `MISTRAL_OK` or one of the `MISTRAL_E_…` numbers. The numbers are frozen; new ones may be added.
+/// What a call came to: `MISTRAL_OK` or one of the `MISTRAL_E_...` numbers. The numbers are frozen; new ones may be added.
 pub type mistral_status = i32;
 
 /// The call did what it says.
@@ -68,10 +68,6 @@ pub const MISTRAL_FINISH_CONTEXT_FULL: i32 = 3;
 
 /// Something failed that should not have.
 pub const MISTRAL_LOG_ERROR: i32 = 1;
-/// Something to look at.
-pub const MISTRAL_LOG_WARNING: i32 = 2;
-/// What the library is doing.
-pub const MISTRAL_LOG_INFO: i32 = 3;
 
 /// Bytes that the library made, most often UTF-8 text. Free them with `mistral_buf_free`, which overwrites them with zeros.
 pub struct mistral_buf {
@@ -158,7 +154,7 @@ pub type mistral_event_fn =
 pub type mistral_chunk_fn =
     Option<unsafe extern "C" fn(user_data: *mut c_void, chunk: *const c_char, len: usize) -> i32>;
 
-/// Is given what the library has to say: `level` is a `MISTRAL_LOG_…` number; `message` is `len` bytes of UTF-8, followed
+/// Is given what the library has to say: `level` is a `MISTRAL_LOG_...` number; `message` is `len` bytes of UTF-8, followed
 /// by a NUL, that live until it returns. It may be called from any thread, several at once, threads of the library
 /// included. It must return: no exception, no `longjmp`.
 pub type mistral_log_fn =
