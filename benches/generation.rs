@@ -52,11 +52,12 @@ fn main() -> Result<()> {
 fn measure(model: &Arc<Model>, arguments: &Arguments) -> Result<Vec<Figure>> {
     let longest = model.weights()?.config.max_context;
     let mut figures: Vec<Figure> = Vec::new();
-    let mut add = |name: String, unit: &'static str, value: f64| {
-        match figures.iter_mut().find(|figure| figure.name == name) {
-            Some(figure) => figure.values.push(value),
-            None => figures.push(Figure { name, unit, values: vec![value] }),
-        }
+    let mut add = |name: String, unit: &'static str, value: f64| match figures
+        .iter_mut()
+        .find(|figure| figure.name == name)
+    {
+        Some(figure) => figure.values.push(value),
+        None => figures.push(Figure { name, unit, values: vec![value] }),
     };
     for _ in 0..arguments.repeat {
         add("read memory".into(), "GB/s", read_bandwidth(model.threads()));
@@ -113,10 +114,11 @@ fn read_bandwidth(threads: usize) -> f64 {
         for part in &parts {
             scope.spawn(move || {
                 for _ in 0..3 {
-                    let sum = black_box(part).as_chunks::<16>().0.iter().fold([0u64; 16], |mut sum, chunk| {
-                        sum.iter_mut().zip(chunk).for_each(|(s, c)| *s ^= c);
-                        sum
-                    });
+                    let sum =
+                        black_box(part).as_chunks::<16>().0.iter().fold([0u64; 16], |mut sum, chunk| {
+                            sum.iter_mut().zip(chunk).for_each(|(s, c)| *s ^= c);
+                            sum
+                        });
                     black_box(sum);
                 }
             });
@@ -146,7 +148,11 @@ fn report(arguments: &Arguments, bytes: u64, figures: &[Figure]) {
     let value = |name: &str| figures.iter().find(|f| f.name == name).map(|f| spread(&f.values)[0]);
     if let (Some(decode), Some(read)) = (value("decode at 0"), value("read memory")) {
         let rate = decode * bytes as f64 / 1e9;
-        println!("decode reads {:.1} MB a token: {rate:.1} GB/s, {:.0}% of reading memory", bytes as f64 / 1e6, 100.0 * rate / read);
+        println!(
+            "decode reads {:.1} MB a token: {rate:.1} GB/s, {:.0}% of reading memory",
+            bytes as f64 / 1e6,
+            100.0 * rate / read
+        );
         json.insert("decode_share_of_bandwidth".into(), (rate / read).into());
     }
     println!("{}", serde_json::Value::Object(json));

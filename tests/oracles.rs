@@ -61,7 +61,9 @@ fn logits_equal_the_reference_on_every_device() {
 fn greedy_tokens_equal_the_reference() {
     let ids = npy_tokens(&folder("dense_swa").join("input_ids.npy"));
     let text = std::fs::read_to_string(folder("dense_swa").join("greedy.json")).unwrap();
-    let want: Vec<u32> = serde_json::from_value(serde_json::from_str::<serde_json::Value>(&text).unwrap()["greedy"].take()).unwrap();
+    let want: Vec<u32> =
+        serde_json::from_value(serde_json::from_str::<serde_json::Value>(&text).unwrap()["greedy"].take())
+            .unwrap();
     assert_eq!(want.len(), 16);
     for device in device::names() {
         assert_eq!(greedy(&open(&folder("dense_swa"), device), &ids, 16), want, "{device}");
@@ -80,7 +82,11 @@ fn prefill_equals_chunks_and_single_tokens() {
             for size in sizes.iter().cycle() {
                 let end = (at + size).min(ids.len());
                 session.prefill(&ids[at..end], &mut Control::none()).unwrap();
-                assert_eq!(session.logits(), &whole[(end - 1) * vocab_size..end * vocab_size], "{case} {sizes:?} {end}");
+                assert_eq!(
+                    session.logits(),
+                    &whole[(end - 1) * vocab_size..end * vocab_size],
+                    "{case} {sizes:?} {end}"
+                );
                 at = end;
                 if at == ids.len() {
                     break;

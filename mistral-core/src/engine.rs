@@ -192,6 +192,14 @@ impl Model {
         &self.eos_token_ids
     }
 
+    /// Bytes of weights that one decoded token reads: every matrix once, and of a mixture the experts that a token uses.
+    ///
+    /// # Errors
+    /// As [`Model::weights`].
+    pub fn bytes_per_token(&self) -> Result<u64> {
+        Ok(self.weights()?.transformer.bytes_per_token())
+    }
+
     /// Threads of the engine.
     pub fn threads(&self) -> usize {
         self.pool.threads()

@@ -40,6 +40,18 @@ pub enum Error {
         /// What would have been right.
         expected: String,
     },
+    /// A chat request breaks a rule of the format that the model was trained on.
+    #[error("{rule}: `{path}`: found {found}, expected {expected}")]
+    Chat {
+        /// The rule.
+        rule: ChatRule,
+        /// The part of the request (`messages[2].role`).
+        path: String,
+        /// What stands there.
+        found: String,
+        /// What would have been right.
+        expected: String,
+    },
     /// Correct, but not something that this library (or this model) does.
     #[error("unsupported {what}: {found}; supported: {supported}")]
     Unsupported {
@@ -116,6 +128,11 @@ impl Error {
         Self::Argument { name: name.to_string(), found: found.to_string(), expected: expected.to_string() }
     }
 
+    /// An [`Error::Chat`].
+    pub fn chat(rule: ChatRule, path: impl ToString, found: impl ToString, expected: impl ToString) -> Self {
+        Self::Chat { rule, path: path.to_string(), found: found.to_string(), expected: expected.to_string() }
+    }
+
     /// An [`Error::Unsupported`].
     pub fn unsupported(what: impl ToString, found: impl ToString, supported: impl ToString) -> Self {
         Self::Unsupported {
@@ -128,5 +145,59 @@ impl Error {
     /// An [`Error::Limit`].
     pub fn limit(what: impl ToString, found: impl ToString, limit: impl ToString) -> Self {
         Self::Limit { what: what.to_string(), found: found.to_string(), limit: limit.to_string() }
+    }
+}
+
+/// The rules that a chat request can break. The names are those of mistral-common's exceptions, so that a host that moves
+/// from it finds the classes that it knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ChatRule {
+    /// The request as a whole.
+    Request,
+    /// The order and number of the messages, of tool calls and of their results.
+    MessageStructure,
+    /// A system message.
+    SystemPrompt,
+    /// A user message.
+    UserMessage,
+    /// An assistant message.
+    AssistantMessage,
+    /// The result of a tool.
+    ToolMessage,
+    /// A tool call in an assistant message.
+    FunctionCall,
+    /// The definition of a tool.
+    Tool,
+    /// The schema of a tool's parameters.
+    ToolSchema,
+    /// Something that this version of the format cannot write.
+    Tokenizer,
+    /// Something that this version of the format has only in part.
+    UnsupportedFeature,
+}
+
+impl ChatRule {
+    /// The name of the exception that mistral-common raises for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Request => "InvalidRequestException",
+            Self::MessageStructure => "InvalidMessageStructureException",
+            Self::SystemPrompt => "InvalidSystemPromptException",
+            Self::UserMessage => "InvalidUserMessageException",
+            Self::AssistantMessage => "InvalidAssistantMessageException",
+            Self::ToolMessage => "InvalidToolMessageException",
+            Self::FunctionCall => "InvalidFunctionCallException",
+            Self::Tool => "InvalidToolException",
+            Self::ToolSchema => "InvalidToolSchemaException",
+            Self::Tokenizer => "TokenizerException",
+            Self::UnsupportedFeature => "UnsupportedTokenizerFeatureException",
+        }
+    }
+}
+
+impl std::fmt::Display for ChatRule {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
     }
 }

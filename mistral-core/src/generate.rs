@@ -102,7 +102,12 @@ impl<S: DerefMut<Target = Session>> Generation<S> {
     ///
     /// # Errors
     /// As [`Session::generate`].
-    pub fn new(mut session: S, ids: &[u32], options: &GenerateOptions, control: &mut Control<'_>) -> Result<Self> {
+    pub fn new(
+        mut session: S,
+        ids: &[u32],
+        options: &GenerateOptions,
+        control: &mut Control<'_>,
+    ) -> Result<Self> {
         let mut state = Prepared::new(session.model(), options)?;
         session.prefill(ids, control)?;
         state.sampler.accept_prompt(session.tokens())?;

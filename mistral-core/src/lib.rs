@@ -7,6 +7,8 @@ pub mod cache;
 mod carried;
 pub mod chat;
 pub mod config;
+#[cfg(feature = "constraint")]
+pub mod constraint;
 pub mod control;
 pub mod device;
 pub mod engine;

@@ -144,7 +144,7 @@ fn place(view: &TensorView<'_>, rows: usize, cols: usize, options: &LoadOptions)
     };
     let bytes = match layout {
         Layout::Rows => Bytes::from_shared(view.shared(), AllocationProperty::Other),
-        Layout::Packed => Bytes::from_elems(pack(view, format, rows, cols)?),
+        Layout::Packed => Bytes::from_shared(pack(view, format, rows, cols)?, AllocationProperty::Native),
     };
     let scale = if layout == Layout::Rows { view.scale.clone().map(Into::into) } else { None };
     let len = bytes.len();
@@ -154,17 +154,22 @@ fn place(view: &TensorView<'_>, rows: usize, cols: usize, options: &LoadOptions)
     Ok((Linear::new(weight, spec), layout))
 }
 
-/// The rows of `view` in the packed form of `format`, eight at a time on the current pool.
-fn pack(view: &TensorView<'_>, format: Format, rows: usize, cols: usize) -> Result<Vec<u8>> {
+/// Bytes that a processor fetches at a time.
+const CACHE_LINE: usize = 64;
+
+/// The rows of `view` in the packed form of `format`, a group at a time on the current pool.
+fn pack(view: &TensorView<'_>, format: Format, rows: usize, cols: usize) -> Result<bytes::Bytes> {
     const GROUP: usize = packed::GROUP_ROWS;
     let len = packed::packed_len(format, rows, cols)?;
     let group_len = len / rows.div_ceil(GROUP).max(1);
-    let mut out = Vec::new();
-    out.try_reserve_exact(len).map_err(|_| {
+    // The kernels read whole cache lines, so the data starts at one.
+    let mut memory = Vec::<u8>::new();
+    memory.try_reserve_exact(len + CACHE_LINE).map_err(|_| {
         Error::limit("memory", format!("{len} bytes for {}", view.name), "what the system has")
     })?;
-    out.resize(len, 0u8);
-    let groups = std::sync::Mutex::new(out.chunks_exact_mut(group_len.max(1)).enumerate());
+    let start = memory.as_ptr().align_offset(CACHE_LINE);
+    memory.resize(start + len, 0u8);
+    let groups = std::sync::Mutex::new(memory[start..].chunks_exact_mut(group_len.max(1)).enumerate());
     let failure = std::sync::Mutex::new(None);
     pool::run(rows.div_ceil(GROUP), &|_| {
         let next = groups.lock().unwrap_or_else(std::sync::PoisonError::into_inner).next();
@@ -177,7 +182,7 @@ fn pack(view: &TensorView<'_>, format: Format, rows: usize, cols: usize) -> Resu
     drop(groups);
     match failure.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner) {
         Some(error) => Err(error),
-        None => Ok(out),
+        None => Ok(bytes::Bytes::from(memory).slice(start..)),
     }
 }
 

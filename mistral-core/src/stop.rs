@@ -17,12 +17,12 @@ pub struct StopStep {
     pub stop: Option<usize>,
 }
 
-/// Finds stop strings in text that comes in pieces, also where one reaches over several pieces, and holds back only what could be
-/// the beginning of one.
+/// Finds stop strings in text that comes in pieces, also where one reaches over several pieces, and holds back only
+/// what could be the beginning of one.
 ///
-/// The answer ends with the stop string that is complete first, as if the text came byte by byte, so it does not depend on how
-/// the text is cut; of several that end at the same place the longest counts. Each byte advances one automaton per stop
-/// string (Knuth, Morris, Pratt 1977): the time is proportional to the text.
+/// The answer ends with the stop string that is complete first, as if the text came byte by byte, so it does not
+/// depend on how the text is cut; of several that end at the same place the longest counts. Each byte advances one
+/// automaton per stop string (Knuth, Morris, Pratt 1977): the time is proportional to the text.
 #[derive(Clone, Debug, Default)]
 pub struct StopMatcher {
     patterns: Vec<Pattern>,
@@ -44,7 +44,8 @@ impl StopMatcher {
     /// A matcher for these stop strings; without any, all text passes.
     ///
     /// # Errors
-    /// [`Error::Limit`] for more than [`MAX_STOPS`] strings or one longer than [`MAX_STOP_BYTES`]; [`Error::Argument`] for an empty one.
+    /// [`Error::Limit`] for more than [`MAX_STOPS`] strings or one longer than [`MAX_STOP_BYTES`];
+    /// [`Error::Argument`] for an empty one.
     pub fn new<S: AsRef<str>>(stops: &[S]) -> Result<Self> {
         if stops.len() > MAX_STOPS {
             return Err(Error::limit("stop", format!("{} strings", stops.len()), MAX_STOPS));

@@ -56,6 +56,13 @@ impl Transformer {
         Ok(h)
     }
 
+    /// Bytes of weights that one decoded token reads.
+    pub fn bytes_per_token(&self) -> u64 {
+        let blocks =
+            self.layers.iter().map(|block| block.attention.bytes() + block.feed_forward.bytes_per_token());
+        blocks.sum::<u64>() + self.output.bytes()
+    }
+
     /// `h: [t, dim]` → logits `[t, vocab_size]`.
     pub fn logits(&self, h: Tensor<2>) -> Tensor<2> {
         self.output.forward(self.norm.forward(h))

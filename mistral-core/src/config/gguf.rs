@@ -244,10 +244,10 @@ impl Arch<'_> {
 
     fn rope_scaling(&self) -> Result<RopeScaling> {
         let kind_key = self.key("rope.scaling.type");
-        let factor = match self.positive("rope.scaling.factor")? {
+        let factor = match self.stretch("rope.scaling.factor")? {
             Some(factor) => Some(factor),
             // The key of early files.
-            None => self.positive("rope.scale_linear")?,
+            None => self.stretch("rope.scale_linear")?,
         };
         // Without a type a factor is linear, as in llama.cpp.
         match self.keys.text(&kind_key)?.unwrap_or("linear") {
@@ -263,6 +263,11 @@ impl Arch<'_> {
             }
             other => Err(Error::unsupported(kind_key, other, "none, linear, yarn")),
         }
+    }
+
+    /// A factor of context extension. Zero means none, as in llama.cpp.
+    fn stretch(&self, name: &str) -> Result<Option<f32>> {
+        if self.keys.float(&self.key(name))? == Some(0.0) { Ok(None) } else { self.positive(name) }
     }
 
     /// The converters write `mscale_all_dim` as `yarn_log_multiplier` (1.0 for `params.json`) and take `mscale` as 1, so

@@ -23,6 +23,11 @@ pub struct Attention {
 }
 
 impl Attention {
+    /// Bytes of the weights.
+    pub fn bytes(&self) -> u64 {
+        [&self.wq, &self.wk, &self.wv, &self.wo].into_iter().map(Linear::bytes).sum()
+    }
+
     /// `x: [t, dim]` at positions `start..start + t` → `[t, dim]`.
     pub fn forward(
         &self,

@@ -18,6 +18,11 @@ pub struct SwiGlu {
 }
 
 impl SwiGlu {
+    /// Bytes of the weights.
+    pub fn bytes(&self) -> u64 {
+        [&self.w1, &self.w2, &self.w3].into_iter().map(Linear::bytes).sum()
+    }
+
     /// `x: [t, dim]` → `[t, dim]`.
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
         self.w2.forward(kernels::swiglu(self.w1.forward(x.clone()), self.w3.forward(x)))
@@ -95,6 +100,17 @@ pub enum FeedForward {
 }
 
 impl FeedForward {
+    /// Bytes of weights that one token reads.
+    pub fn bytes_per_token(&self) -> u64 {
+        match self {
+            Self::Dense(swiglu) => swiglu.bytes(),
+            Self::Moe(moe) => {
+                let experts: u64 = moe.experts.iter().map(SwiGlu::bytes).sum();
+                moe.gate.bytes() + experts * moe.n_experts_per_tok as u64 / moe.experts.len() as u64
+            }
+        }
+    }
+
     /// `x: [t, dim]` → `[t, dim]`.
     ///
     /// # Errors

@@ -17,6 +17,11 @@ impl Linear {
         Self { weight, spec }
     }
 
+    /// Bytes of the weight.
+    pub fn bytes(&self) -> u64 {
+        self.weight.dims()[0] as u64
+    }
+
     /// `x: [t, cols]` → `[t, rows]`.
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
         kernels::linear(x, self.weight.clone(), &self.spec)

@@ -3,26 +3,28 @@
 //! The steps, in the order of `transformers` and vLLM, on which Mistral's recommended settings were tuned:
 //!
 //! 1. `logit_bias` is added (OpenAI API; vLLM v1 adds it before the penalties).
-//! 2. Penalties: repetition (Keskar et al. 2019, CTRL, §4.1, in the form of `transformers`: a positive logit is divided, a
-//!    negative one multiplied), then frequency and presence (OpenAI API). As in vLLM, repetition looks at prompt and answer,
-//!    frequency and presence at the answer alone.
+//! 2. Penalties: repetition (Keskar et al. 2019, CTRL, §4.1, in the form of `transformers`: a positive logit is
+//!    divided, a negative one multiplied), then frequency and presence (OpenAI API). As in vLLM, repetition looks at
+//!    prompt and answer, frequency and presence at the answer alone.
 //! 3. The mask of a constraint.
 //! 4. Temperature 0 takes the largest logit here. Otherwise the logits are divided by the temperature.
-//! 5. top-k, then top-p (Holtzman et al. 2020: the fewest most probable tokens whose probabilities, renormalised after top-k,
-//!    reach `top_p`), then min-p (Nguyen et al. 2024: at least `min_p` times the largest probability). llama.cpp has the same
-//!    order of the three, but its temperature comes last: there `top_p` at a temperature other than 1 keeps another set.
+//! 5. top-k, then top-p (Holtzman et al. 2020: the fewest most probable tokens whose probabilities, renormalised
+//!    after top-k, reach `top_p`), then min-p (Nguyen et al. 2024: at least `min_p` times the largest probability).
+//!    llama.cpp has the same order of the three, but its temperature comes last: there `top_p` at a temperature other
+//!    than 1 keeps another set.
 //! 6. One token is drawn from what is left.
 //!
 //! Among equal logits the lowest token id comes first, everywhere.
 //!
 //! # The generator `chacha20-v1`
 //!
-//! The stream of ChaCha20 (Bernstein 2008; 64-bit block counter and 64-bit nonce, both from zero) whose key is the seed's eight
-//! little-endian bytes followed by 24 zero bytes. A token drawn at a temperature above 0 takes one 64-bit little-endian word `u` of
-//! it, a greedy one takes none. The weights `exp((logit − max) / temperature)` are rounded to multiples of 2⁻⁴⁰; with `total` their
-//! sum over the kept tokens as an integer, the token taken is the first, by id, at which the running sum exceeds
-//! `⌊u · total / 2⁶⁴⌋`. All sums are of integers and the exponential is this module's own, so the same logits and the same seed
-//! give the same tokens on every platform, in every later version of this library: another way would get another name.
+//! The stream of ChaCha20 (Bernstein 2008; 64-bit block counter and 64-bit nonce, both from zero) whose key is the
+//! seed's eight little-endian bytes followed by 24 zero bytes. A token drawn at a temperature above 0 takes one
+//! 64-bit little-endian word `u` of it, a greedy one takes none. The weights `exp((logit − max) / temperature)` are
+//! rounded to multiples of 2⁻⁴⁰; with `total` their sum over the kept tokens as an integer, the token taken is the
+//! first, by id, at which the running sum exceeds `⌊u · total / 2⁶⁴⌋`. All sums are of integers and the exponential
+//! is this module's own, so the same logits and the same seed give the same tokens on every platform, in every later
+//! version of this library: another way would get another name.
 
 mod params;
 mod penalties;
@@ -56,9 +58,9 @@ pub struct TokenLogprob {
 
 /// What [`Sampler::sample`] chose.
 ///
-/// Log-probabilities are those of the model's own distribution (the log-softmax of the logits as they came), before bias,
-/// penalties, mask, temperature and truncation: the default of vLLM (`logprobs_mode = raw_logprobs`) and the meaning of the
-/// OpenAI API.
+/// Log-probabilities are those of the model's own distribution (the log-softmax of the logits as they came), before
+/// bias, penalties, mask, temperature and truncation: the default of vLLM (`logprobs_mode = raw_logprobs`) and the
+/// meaning of the OpenAI API.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SampledToken {
     /// The token.
@@ -85,8 +87,8 @@ impl Sampler {
     /// A sampler for rows of `vocab_size` logits.
     ///
     /// # Errors
-    /// [`Error::Argument`] for a setting out of its range (see [`SamplingParams`]), a biased token outside the vocabulary, or a
-    /// vocabulary that is empty or larger than 2²³.
+    /// [`Error::Argument`] for a setting out of its range (see [`SamplingParams`]), a biased token outside the
+    /// vocabulary, or a vocabulary that is empty or larger than 2²³.
     pub fn new(params: SamplingParams, vocab_size: usize) -> Result<Self> {
         params.validate(vocab_size)?;
         if !(1..=MAX_VOCAB).contains(&vocab_size) {
@@ -109,14 +111,15 @@ impl Sampler {
         &self.params
     }
 
-    /// Chooses the next token. It is not counted for the penalties: call [`Sampler::accept`] with the token that is kept.
+    /// Chooses the next token. It is not counted for the penalties: call [`Sampler::accept`] with the token that is
+    /// kept.
     ///
-    /// `logits`: [vocab_size]. `allowed`: one bit per token, the lowest bit of the first word is token 0, a set bit allows;
-    /// tokens beyond its end are not allowed.
+    /// `logits`: [vocab_size]. `allowed`: one bit per token, the lowest bit of the first word is token 0, a set bit
+    /// allows; tokens beyond its end are not allowed.
     ///
     /// # Errors
-    /// [`Error::Internal`] for a row of another length or with a logit that is not finite; [`Error::Argument`] where `allowed` leaves
-    /// no token. The generator has not moved then.
+    /// [`Error::Internal`] for a row of another length or with a logit that is not finite; [`Error::Argument`] where
+    /// `allowed` leaves no token. The generator has not moved then.
     pub fn sample(&mut self, logits: &[f32], allowed: Option<&[u32]>) -> Result<SampledToken> {
         if logits.len() != self.vocab_size {
             let found = logits.len();

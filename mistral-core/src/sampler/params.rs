@@ -18,15 +18,15 @@ pub struct SamplingParams {
     pub top_p: f32,
     /// Keeps the tokens at least this many times as probable as the most probable one, 0 to 1; 0 keeps all.
     pub min_p: f32,
-    /// Divides the positive logits and multiplies the negative ones of tokens of the prompt and the answer, above 0, up to 100; 1
-    /// changes nothing.
+    /// Divides the positive logits and multiplies the negative ones of tokens of the prompt and the answer, above 0,
+    /// up to 100; 1 changes nothing.
     pub repetition_penalty: f32,
     /// Subtracted once from the logits of tokens of the answer, −2 to 2.
     pub presence_penalty: f32,
     /// Subtracted from the logits of tokens of the answer, times how often they stand there, −2 to 2.
     pub frequency_penalty: f32,
-    /// The penalties look at this many last tokens of prompt and answer together; `None`, the default as in `transformers` and vLLM,
-    /// at all of them (llama.cpp's default is 64).
+    /// The penalties look at this many last tokens of prompt and answer together; `None`, the default as in
+    /// `transformers` and vLLM, at all of them (llama.cpp's default is 64).
     pub penalty_window: Option<usize>,
     /// Added to the logits of these tokens, each −100 to 100; a token may stand here once.
     pub logit_bias: Vec<(u32, f32)>,
@@ -64,8 +64,8 @@ impl SamplingParams {
     /// Checks every setting.
     ///
     /// # Errors
-    /// [`Error::Argument`] that names the first setting out of its range, or a biased token that is repeated or is not below
-    /// `vocab_size`.
+    /// [`Error::Argument`] that names the first setting out of its range, or a biased token that is repeated or is
+    /// not below `vocab_size`.
     pub fn validate(&self, vocab_size: usize) -> Result<()> {
         range("temperature", self.temperature, 0.0, 100.0)?;
         range("top_p", self.top_p, 0.0, 1.0)?;

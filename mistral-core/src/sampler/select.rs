@@ -114,7 +114,8 @@ impl Row {
         sums.iter().sum()
     }
 
-    /// The first kept token at which the running sum of the weights exceeds `point`, which is below the sum of `sums`.
+    /// The first kept token at which the running sum of the weights exceeds `point`, which is below the sum of
+    /// `sums`.
     fn find(&self, logits: &[f32], scale: Scale, kept: Kept, point: u64) -> u32 {
         let mut before = 0;
         let mut block = 0;
@@ -159,8 +160,8 @@ impl Row {
 
     /// Finds the nucleus of the whole row: puts some keys of it into `pool`, the last one among them.
     fn collect_nucleus_edge(&mut self, logits: &[f32], scale: Scale, total: u64, top_p: f32) {
-        // Tokens with a weight below (1 - top_p) · total / vocab_size hold less than the share 1 - top_p together: the nucleus has none.
-        // Half of that leaves room for the rounding of weights and of the logarithm.
+        // Tokens with a weight below (1 - top_p) · total / vocab_size hold less than the share 1 - top_p together:
+        // the nucleus has none. Half of that leaves room for the rounding of weights and of the logarithm.
         let least = (1.0 - f64::from(top_p)) * (total as f64 / ONE) / (2.0 * logits.len() as f64);
         let least = f64::from(scale.max) + f64::from(scale.temperature) * least.ln();
         let least = (least as f32).max(f32::MIN);
@@ -211,8 +212,8 @@ fn for_blocks(logits: &[f32], maxima: &[f32], mut work: impl FnMut(usize, &[f32;
     }
 }
 
-/// Parts of equal width of the logits, from the largest downwards; the last has all that remain. A larger logit never has a later bucket,
-/// which is all that correctness asks for: that the sums come out even is only for speed.
+/// Parts of equal width of the logits, from the largest downwards; the last has all that remain. A larger logit never
+/// has a later bucket, which is all that correctness asks for: that the sums come out even is only for speed.
 #[derive(Clone, Copy)]
 struct Buckets {
     max: f32,
@@ -226,7 +227,8 @@ impl Buckets {
     fn of(self, logit: f32) -> u32 {
         const LAST: f32 = (Buckets::COUNT - 1) as f32;
         let distance = (self.max - logit) * self.per_unit;
-        // Not a number only if all widths are zero or infinite; adding 2²³ rounds and puts the integer into the low bits.
+        // Not a number only if all widths are zero or infinite; adding 2²³ rounds and puts the integer into the low
+        // bits.
         let distance = if distance < LAST { distance } else { LAST };
         (distance + 8_388_608.0).to_bits() & 0x7f_ffff
     }
@@ -247,8 +249,8 @@ fn above<'a>(logits: &'a [f32], maxima: &'a [f32], least: f32) -> impl Iterator<
     tokens.filter(move |&(_, logit)| logit >= least)
 }
 
-/// Which tokens are kept: those with larger logits than `least`, those with just that and an id up to `last`; and of these the ones whose
-/// weight is not below `min_p`.
+/// Which tokens are kept: those with larger logits than `least`, those with just that and an id up to `last`; and of
+/// these the ones whose weight is not below `min_p`.
 #[derive(Clone, Copy)]
 struct Kept {
     least: f32,
@@ -357,8 +359,9 @@ fn goal(total: u64, top_p: f32) -> u64 {
     ((f64::from(top_p) * total as f64).ceil() as u64).clamp(1, total)
 }
 
-/// Moves the nucleus to the front of `keys` — the fewest keys, lowest first, whose weights reach `goal` — and says how many it has. Halves the
-/// part in question again and again: the time is proportional to the length, whatever the logits.
+/// Moves the nucleus to the front of `keys` — the fewest keys, lowest first, whose weights reach `goal` — and says
+/// how many it has. Halves the part in question again and again: the time is proportional to the length, whatever the
+/// logits.
 fn nucleus(keys: &mut [Key], scale: Scale, goal: u64) -> usize {
     let (mut start, mut end, mut missing) = (0, keys.len(), goal);
     while end - start > 16 {
@@ -399,15 +402,16 @@ fn logit(key: Key) -> f32 {
     f32::from_bits(if ascending >> 31 == 1 { ascending ^ 1 << 31 } else { !ascending })
 }
 
-/// A weight from 0 to 1 in units of 2⁻⁴⁰, rounded to nearest: from 2¹² to 2¹³ that is the distance of neighbouring f64.
+/// A weight from 0 to 1 in units of 2⁻⁴⁰, rounded to nearest: from 2¹² to 2¹³ that is the distance of neighbouring
+/// f64.
 #[inline(always)]
 fn fixed(weight: f32) -> u64 {
     const BASE: f64 = 4096.0;
     (f64::from(weight) + BASE).to_bits() - BASE.to_bits()
 }
 
-/// `exp(x)` for `x ≤ 0`, −∞ included, with a relative error below 2⁻²²; the same bits on every platform, and plain enough for the
-/// compiler to vectorise: x = n · ln 2 + r, Taylor's polynomial of degree 7 at r, times 2ⁿ.
+/// `exp(x)` for `x ≤ 0`, −∞ included, with a relative error below 2⁻²²; the same bits on every platform, and plain
+/// enough for the compiler to vectorise: x = n · ln 2 + r, Taylor's polynomial of degree 7 at r, times 2ⁿ.
 #[inline(always)]
 fn exp(x: f32) -> f32 {
     // Adding and subtracting 1.5 · 2²³ rounds to an integer, which then stands in the low bits.

@@ -20,8 +20,8 @@ fn adjusted(sampler: &mut Sampler, logits: &[f32]) -> Vec<f32> {
     sampler.adjusted.clone()
 }
 
-/// Computed outside this library, from the key stream of OpenSSL's `enc -chacha20` by the rule of the module's documentation in
-/// double precision: never change these figures.
+/// Computed outside this library, from the key stream of OpenSSL's `enc -chacha20` by the rule of the module's
+/// documentation in double precision: never change these figures.
 #[test]
 fn golden_draws_of_chacha20_v1() {
     assert_eq!(GENERATOR, "chacha20-v1");

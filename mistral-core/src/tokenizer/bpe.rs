@@ -11,6 +11,8 @@ use super::vocab::{NONE, Vocab};
 
 /// Up to this many symbols the next merge is found by looking at all; beyond, by a heap (O(n log n)).
 const SCAN: usize = 48;
+/// Longer pieces are cut, at a character, so that positions in them fit in 32 bits.
+const MAX_PIECE: usize = 1 << 31;
 
 /// Where merges come from.
 pub(super) enum Merges {
@@ -45,8 +47,8 @@ pub(super) struct Bpe {
 }
 
 /// Buffers that are reused from piece to piece.
-#[derive(Default)]
 pub(super) struct Scratch {
+    scan: usize,
     symbols: Vec<Symbol>,
     merges: Vec<Merge>,
     links: Vec<Link>,
@@ -54,9 +56,36 @@ pub(super) struct Scratch {
     after_unk: bool,
 }
 
+impl Scratch {
+    pub(super) fn new() -> Self {
+        Self::with_scan(SCAN)
+    }
+
+    /// With another bound than [`SCAN`]: the tokens are the same.
+    pub(super) fn with_scan(scan: usize) -> Self {
+        Self {
+            scan,
+            symbols: Vec::new(),
+            merges: Vec::new(),
+            links: Vec::new(),
+            heap: BinaryHeap::new(),
+            after_unk: false,
+        }
+    }
+}
+
 impl Bpe {
     /// Appends the tokens of `piece` to `out`.
-    pub(super) fn encode(&self, vocab: &Vocab, piece: &[u8], scratch: &mut Scratch, out: &mut Vec<u32>) {
+    pub(super) fn encode(&self, vocab: &Vocab, mut piece: &str, scratch: &mut Scratch, out: &mut Vec<u32>) {
+        while piece.len() > MAX_PIECE {
+            let (head, rest) = piece.split_at(piece.floor_char_boundary(MAX_PIECE));
+            self.encode_piece(vocab, head.as_bytes(), scratch, out);
+            piece = rest;
+        }
+        self.encode_piece(vocab, piece.as_bytes(), scratch, out);
+    }
+
+    fn encode_piece(&self, vocab: &Vocab, piece: &[u8], scratch: &mut Scratch, out: &mut Vec<u32>) {
         if self.whole_piece_first
             && let Some(id) = vocab.find(piece)
         {
@@ -67,11 +96,11 @@ impl Bpe {
         self.first_symbols(vocab, piece, &mut scratch.symbols);
         match &self.merges {
             Merges::ById => merge_all(scratch, |left, right| {
-                let id = vocab.find(&piece[left.start..right.end])?;
+                let id = vocab.find(&piece[left.start as usize..right.end as usize])?;
                 Some(Merge { priority: id, id })
             }),
             Merges::ByPriority(priorities) => merge_all(scratch, |left, right| {
-                let id = vocab.find(&piece[left.start..right.end])?;
+                let id = vocab.find(&piece[left.start as usize..right.end as usize])?;
                 Some(Merge { priority: priorities[id as usize], id })
             }),
             Merges::Pairs(pairs) => merge_all(scratch, |left, right| {
@@ -82,7 +111,7 @@ impl Bpe {
         scratch.after_unk = false;
         for symbol in &scratch.symbols {
             if symbol.id == NONE {
-                self.spell(&piece[symbol.start..symbol.end], &mut scratch.after_unk, out);
+                self.spell(&piece[symbol.start as usize..symbol.end as usize], &mut scratch.after_unk, out);
             } else {
                 scratch.after_unk = false;
                 out.push(symbol.id);
@@ -100,7 +129,7 @@ impl Bpe {
                     (end, vocab.find(&piece[start..end]).unwrap_or(NONE))
                 }
             };
-            symbols.push(Symbol { start, end, id });
+            symbols.push(Symbol { start: start as u32, end: end as u32, id });
             start = end;
         }
     }
@@ -122,8 +151,8 @@ impl Bpe {
 /// A stretch of the piece; `id` is [`NONE`] where no token spells it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Symbol {
-    start: usize,
-    end: usize,
+    start: u32,
+    end: u32,
     id: u32,
 }
 
@@ -137,7 +166,11 @@ struct Merge {
 const NO_MERGE: Merge = Merge { priority: NONE, id: NONE };
 
 fn merge_all(scratch: &mut Scratch, merge: impl Fn(&Symbol, &Symbol) -> Option<Merge>) {
-    if scratch.symbols.len() <= SCAN { merge_by_scan(scratch, merge) } else { merge_by_heap(scratch, merge) }
+    if scratch.symbols.len() <= scratch.scan {
+        merge_by_scan(scratch, merge)
+    } else {
+        merge_by_heap(scratch, merge)
+    }
 }
 
 fn merge_by_scan(scratch: &mut Scratch, merge: impl Fn(&Symbol, &Symbol) -> Option<Merge>) {
@@ -171,63 +204,53 @@ fn merge_by_scan(scratch: &mut Scratch, merge: impl Fn(&Symbol, &Symbol) -> Opti
 /// The neighbours of a symbol in the list that merging by heap works on.
 #[derive(Clone, Copy)]
 struct Link {
-    prev: usize,
-    next: usize,
+    prev: u32,
+    next: u32,
 }
 
-/// A merge in the heap: the order is that of the fields.
+/// A merge in the heap: the order is that of the fields. Indices of symbols fit in 32 bits: see [`MAX_PIECE`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Candidate {
     priority: u32,
-    left: usize,
-    right: usize,
+    left: u32,
+    right: u32,
     /// Where the right symbol ended when this was pushed: a symbol that has grown since makes it void.
-    end: usize,
+    end: u32,
     id: u32,
 }
 
-const END: usize = usize::MAX;
+const END: u32 = u32::MAX;
 
 fn merge_by_heap(scratch: &mut Scratch, merge: impl Fn(&Symbol, &Symbol) -> Option<Merge>) {
     let Scratch { symbols, links, heap, .. } = scratch;
-    let candidate = |symbols: &[Symbol], left: usize, right: usize| {
-        let Merge { priority, id } = merge(&symbols[left], &symbols[right])?;
-        (priority != NONE).then_some(Reverse(Candidate {
-            priority,
-            left,
-            right,
-            end: symbols[right].end,
-            id,
-        }))
+    let candidate = |symbols: &[Symbol], left: u32, right: u32| {
+        let Merge { priority, id } = merge(&symbols[left as usize], &symbols[right as usize])?;
+        let end = symbols[right as usize].end;
+        (priority != NONE).then_some(Reverse(Candidate { priority, left, right, end, id }))
     };
-    let last = symbols.len() - 1;
+    let count = symbols.len() as u32;
     links.clear();
-    links.extend(
-        (0..=last).map(|i| Link {
-            prev: i.checked_sub(1).unwrap_or(END),
-            next: if i == last { END } else { i + 1 },
-        }),
-    );
+    links.extend((0..count).map(|i| Link {
+        prev: i.checked_sub(1).unwrap_or(END),
+        next: if i + 1 == count { END } else { i + 1 },
+    }));
     // Built in one go: linear, where pushing one by one is not.
     let mut first = std::mem::take(heap).into_vec();
-    first.extend((0..last).filter_map(|i| candidate(symbols, i, i + 1)));
+    first.extend((1..count).filter_map(|i| candidate(symbols, i - 1, i)));
     *heap = BinaryHeap::from(first);
     while let Some(Reverse(Candidate { left, right, end, id, .. })) = heap.pop() {
+        let (l, r) = (left as usize, right as usize);
         // A symbol that was merged into its left neighbour has been emptied (start == end).
-        let void = symbols[left].start == symbols[left].end
-            || links[left].next != right
-            || symbols[right].end != end;
-        if void {
+        if symbols[l].start == symbols[l].end || links[l].next != right || symbols[r].end != end {
             continue;
         }
-        symbols[left].end = end;
-        symbols[left].id = id;
-        symbols[right].start = symbols[right].end;
-        let Link { prev, .. } = links[left];
-        let Link { next, .. } = links[right];
-        links[left].next = next;
+        symbols[l].end = end;
+        symbols[l].id = id;
+        symbols[r].start = end;
+        let (prev, next) = (links[l].prev, links[r].next);
+        links[l].next = next;
         if next != END {
-            links[next].prev = left;
+            links[next as usize].prev = left;
             heap.extend(candidate(symbols, left, next));
         }
         if prev != END {

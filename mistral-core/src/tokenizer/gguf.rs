@@ -106,7 +106,7 @@ pub struct GgufVocab<'a> {
     pub pad: Option<u32>,
     /// `add_bos_token`; `None`: what llama.cpp does without it.
     pub add_bos: Option<bool>,
-    /// `add_space_prefix`; `None`: true for `llama`, false for `gpt2`.
+    /// `add_space_prefix`, which `llama` heeds; `None`: true.
     pub add_space_prefix: Option<bool>,
 }
 
@@ -210,9 +210,10 @@ fn load_gpt2(gguf: &GgufVocab<'_>, file: &str) -> Result<Tokenizer> {
         let known: Vec<&str> = PRES.iter().flat_map(|pre| pre.names).copied().collect();
         return Err(Error::unsupported("tokenizer.ggml.pre", format!("`{name}`"), known.join(", ")));
     };
-    let splitters = pre.patterns.iter().map(|pattern| {
-        Splitter::pattern(pattern, Behavior::Isolated, false).map_err(|reason| Error::Internal(reason))
-    });
+    let splitters = pre
+        .patterns
+        .iter()
+        .map(|pattern| Splitter::pattern(pattern, Behavior::Isolated, false).map_err(Error::Internal));
     let splitters = splitters.collect::<Result<Vec<_>>>()?;
     let mut table = ByteLevel::new(gguf.tokens.len());
     let mut added = Vec::new();
@@ -225,12 +226,11 @@ fn load_gpt2(gguf: &GgufVocab<'_>, file: &str) -> Result<Tokenizer> {
     }
     let merges = gguf.merges.iter().enumerate().map(|(i, merge)| {
         // Neither half is empty, so a space at the front belongs to the left one.
-        let at = merge.get(1..).and_then(|rest| rest.find(' ')).map(|at| at + 1);
+        let at = merge.bytes().skip(1).position(|byte| byte == b' ').map(|at| at + 1);
         at.map(|at| (&merge[..at], &merge[at + 1..])).ok_or(i)
     });
     let key = |i| format!("tokenizer.ggml.merges[{i}]");
     let (vocab, merges, bytes) = table.finish(merges, key, file)?;
-    let when = if gguf.add_space_prefix.unwrap_or(false) { PrefixWhen::Start } else { PrefixWhen::Never };
     let parts = Parts {
         vocab,
         bpe: Bpe {
@@ -242,7 +242,8 @@ fn load_gpt2(gguf: &GgufVocab<'_>, file: &str) -> Result<Tokenizer> {
             fuse_unk: false,
         },
         splitters,
-        prefix: Prefix { when, unless_space: true },
+        // llama.cpp, too, adds a space for `llama` only.
+        prefix: Prefix::default(),
         metaspace: false,
         added,
         roles: roles(gguf, pre.adds_bos),

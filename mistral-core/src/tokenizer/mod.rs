@@ -3,10 +3,10 @@
 //! Four file formats — Tekken, SentencePiece, the vocabularies inside GGUF, Hugging Face's `tokenizer.json` — become one
 //! pipeline: find special tokens, add the space that SentencePiece wants, split ([`split`]), merge ([`bpe`]).
 //!
-//! The cores are our own, about 150 lines, where one would rather take a library: `tokenizers` reads environment
-//! variables and starts threads; `kitoken` 0.11 has some fifteen dependencies and a second and third version of some of
-//! ours, and runs Tekken's pattern on a backtracking engine, which a file can make take exponential time. The search
-//! for patterns (`regex-automata`) and for special tokens (`aho-corasick`) is libraries' work.
+//! The cores are our own, about 200 lines, where one would rather take a library: `tokenizers` reads environment
+//! variables and starts threads; `kitoken` 0.11 brings some eighteen dependencies, among them another version of
+//! `fancy-regex`, a backtracking engine, for the patterns. The search for patterns (`regex-automata`, linear in the text)
+//! and for special tokens (`aho-corasick`) is libraries' work.
 //!
 //! SentencePiece writes a space as `▁` (U+2581) and reads `▁` as a space. Here the vocabulary is turned round when it
 //! is loaded, so that its tokens and the text hold plain spaces.
@@ -52,7 +52,7 @@ pub struct Tokenizer {
     metaspace: bool,
     /// Tokens that are found in any text.
     plain: Option<Matcher>,
-    /// Those and the control tokens.
+    /// Those, the control tokens and the unknown one.
     all: Option<Matcher>,
     specials: HashMap<Box<str>, u32>,
     roles: Roles,
@@ -65,7 +65,7 @@ pub struct Tokenizer {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Prefix {
     when: PrefixWhen,
-    /// Not where there is white space already.
+    /// Not where there is one already.
     unless_space: bool,
 }
 
@@ -270,11 +270,11 @@ impl Tokenizer {
 
     fn encode_by(&self, matcher: Option<&Matcher>, text: &str) -> Vec<u32> {
         let mut out = Vec::with_capacity(text.len() / 4 + 1);
-        let mut scratch = Scratch::default();
+        let mut scratch = Scratch::new();
         let mut before = Before::Nothing;
         let mut each = |fragment: Fragment<'_>| match fragment {
             Fragment::Text(text) => {
-                self.encode_fragment(text, self.prefix.applies(before, text), &mut scratch, &mut out);
+                self.encode_fragment(text, self.prefix.applies(before), &mut scratch, &mut out);
                 before = Before::Text;
             }
             Fragment::Token(id) => {
@@ -300,11 +300,11 @@ impl Tokenizer {
         if self.metaspace && text.contains(METASPACE) {
             text = Cow::Owned(text.replace(METASPACE, " "));
         }
-        if prefix {
+        if prefix && !(self.prefix.unless_space && text.starts_with(' ')) {
             text = Cow::Owned([" ", &text].concat());
         }
         split::split(&self.splitters, &text, &mut |piece| {
-            self.bpe.encode(&self.vocab, piece.as_bytes(), scratch, out);
+            self.bpe.encode(&self.vocab, piece, scratch, out);
         });
     }
 }
@@ -331,14 +331,13 @@ enum Before {
 }
 
 impl Prefix {
-    fn applies(self, before: Before, text: &str) -> bool {
-        let wanted = match self.when {
+    fn applies(self, before: Before) -> bool {
+        match self.when {
             PrefixWhen::Never => false,
             PrefixWhen::First => before == Before::Nothing,
             PrefixWhen::Start => before != Before::Text,
             PrefixWhen::Fragment => true,
-        };
-        wanted && !(self.unless_space && text.starts_with(|c: char| c.is_whitespace() || c == METASPACE))
+        }
     }
 }
 
@@ -349,7 +348,7 @@ struct Parts {
     splitters: Vec<Splitter>,
     prefix: Prefix,
     metaspace: bool,
-    /// Tokens to find in the text; those of kind control only in templates.
+    /// Tokens to find in the text; control tokens and the unknown one only in templates.
     added: Vec<Added>,
     roles: Roles,
     decoding: Decoding,
@@ -361,7 +360,7 @@ impl Parts {
     fn assemble(mut self, file: &str) -> Result<Tokenizer> {
         self.vocab.shrink();
         let specials = self.added.iter().map(|token| (token.text.as_str().into(), token.id)).collect();
-        let is_plain = |token: &&Added| self.vocab.kind(token.id) != Kind::Control;
+        let is_plain = |token: &&Added| self.vocab.kind(token.id) == Kind::UserDefined;
         let plain = Matcher::new(self.added.iter().filter(is_plain).cloned().collect(), file)?;
         let all = Matcher::new(self.added, file)?;
         if self.splitters.is_empty() && self.bpe.unit == Unit::Char && words_are_independent(&self.vocab) {

@@ -113,9 +113,7 @@ pub(super) fn scored(pieces: &[Piece<'_>], key: impl Fn(usize) -> String, file: 
             Kind::Control | Kind::UserDefined | Kind::Unknown => {
                 let own = if piece.kind == Kind::UserDefined { &text } else { piece.text };
                 let id = vocab.push(own.as_bytes(), piece.kind, file, "pieces")?;
-                if piece.kind != Kind::Unknown {
-                    added.push(Added { text: own.to_owned(), id, ..Added::default() });
-                }
+                added.push(Added { text: own.to_owned(), id, ..Added::default() });
             }
             Kind::Unused => {
                 vocab.push(text.as_bytes(), Kind::Unused, file, "pieces")?;

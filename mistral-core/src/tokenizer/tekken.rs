@@ -90,7 +90,7 @@ pub(super) fn is_tekken(bytes: &[u8]) -> bool {
         #[serde(default)]
         model: Option<serde::de::IgnoredAny>,
     }
-    // Published files name their type and configuration first: look no further than those where it decides.
+    // Published files begin with the configuration: most need no second pass.
     let head = String::from_utf8_lossy(&bytes[..bytes.len().min(4096)]);
     if head.contains("\"default_num_special_tokens\"") {
         return true;

@@ -96,10 +96,6 @@ impl Vocab {
         self.kinds[id as usize]
     }
 
-    pub(super) fn set_kind(&mut self, id: u32, kind: Kind) {
-        self.kinds[id as usize] = kind;
-    }
-
     /// The indexed token that has exactly these bytes.
     #[inline]
     pub(super) fn find(&self, bytes: &[u8]) -> Option<u32> {

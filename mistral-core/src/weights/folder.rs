@@ -141,24 +141,26 @@ impl Folder {
     }
 
     fn layout(self) -> Result<Layout> {
-        let ggufs = self.gguf_files()?;
-        let native = self.native_set()?;
-        let hf = self.hf_set()?;
         let config_json = self.file("config.json");
         let params_json = self.file("params.json");
-        if let (Some(gguf), Some(other)) = (ggufs.first(), native.as_ref().or(hf.as_ref())) {
-            let other = other.files.first().map(|file| file.display().to_string()).unwrap_or_default();
-            let found = format!("weights in two formats: {} and {other}", gguf.display());
-            return Err(self.error(found, "one of them, or the path of the file itself"));
-        }
-        if !ggufs.is_empty() {
+        let ggufs = self.gguf_files()?;
+        if let Some(gguf) = ggufs.first() {
+            if let Some(other) = self.names.iter().find(|name| name.ends_with(".safetensors")) {
+                let found = format!("weights in two formats: {} and {other}", gguf.display());
+                return Err(self.error(found, "one of them, or the path of the file itself"));
+            }
             return Ok(Layout { folder: self.path, weights: Weights::Gguf(ggufs), config_json, params_json });
         }
         // Mistral publishes folders that hold its own files and a Hugging Face conversion of the same model: its own
         // are the original. Each set needs its own configuration to be preferred.
-        let native_fits = params_json.is_some() && native.as_ref().is_some_and(Set::is_complete);
-        let hf_fits = config_json.is_some() && hf.as_ref().is_some_and(Set::is_complete);
-        let set = if native_fits || (!hf_fits && native.is_some()) { native } else { hf };
+        let native = self.native_set()?;
+        let set = if params_json.is_some() && native.as_ref().is_some_and(Set::is_complete) {
+            native
+        } else {
+            let hf = self.hf_set()?;
+            let hf_fits = config_json.is_some() && hf.as_ref().is_some_and(Set::is_complete);
+            if native.is_some() && !hf_fits { native } else { hf }
+        };
         let Some(Set { files, index }) = set else { return Err(self.nothing_to_load()) };
         Ok(Layout {
             folder: self.path,

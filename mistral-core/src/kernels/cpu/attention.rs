@@ -194,6 +194,9 @@ fn split_scores(
 simd_dispatch!(fn split_f16(call: Call<'_>, kv_head: usize, tokens: std::ops::Range<usize>, split: usize, part: Partial<'_>) = split_body::<LoadF16>);
 simd_dispatch!(fn split_f32(call: Call<'_>, kv_head: usize, tokens: std::ops::Range<usize>, split: usize, part: Partial<'_>) = split_body::<LoadF32>);
 
+/// Scores of up to this many query rows are held at a time.
+const TILE_ROWS: usize = 32;
+
 /// The partial softmax of `tokens` (times the heads that share `kv_head`) over the keys of one split.
 #[inline(always)]
 fn split_body<V: F32x8, L: Load>(
@@ -206,47 +209,40 @@ fn split_body<V: F32x8, L: Load>(
     let spec = call.spec;
     let (dim, capacity) = (spec.cache.head_dim, spec.cache.capacity);
     let group = spec.n_heads / spec.cache.n_kv_heads;
-    let size = spec.cache.cache_type.bytes();
-    let rows = tokens.len() * group;
-    let head_bytes = kv_head * capacity * dim * size..(kv_head + 1) * capacity * dim * size;
+    let head_bytes = kv_head * capacity * dim * L::SIZE..(kv_head + 1) * capacity * dim * L::SIZE;
     let (keys, values) = (&call.k[head_bytes.clone()], &call.v[head_bytes]);
-    let query = |r: usize| {
-        let at = ((tokens.start + r / group) * spec.n_heads + kv_head * group + r % group) * dim;
-        &call.q[at..at + dim]
-    };
     part.largest.fill(f32::NEG_INFINITY);
     part.total.fill(0.0);
     part.sum.fill(0.0);
     let (first, last) = (spec.start + tokens.start, spec.start + tokens.end - 1);
     let from = spec.first_visible(first).max(split * SPLIT);
     let to = (last + 1).min((split + 1) * SPLIT);
-    let mut scores = [0.0f32; BLOCK];
+    let mut scores = [[0.0f32; BLOCK]; TILE_ROWS];
     let mut block = from / BLOCK * BLOCK;
     while block < to {
-        for r in 0..rows {
-            let position = first + r / group;
-            let visible =
-                spec.first_visible(position).max(from).max(block)..(position + 1).min(block + BLOCK).min(to);
-            if visible.is_empty() {
-                continue;
+        let span = block.max(from)..(block + BLOCK).min(to);
+        for tile in (0..tokens.len() * group).step_by(TILE_ROWS) {
+            let rows = TILE_ROWS.min(tokens.len() * group - tile);
+            let scores = &mut scores[..rows];
+            let query = |r: usize| {
+                let (token, head) = (tokens.start + (tile + r) / group, kv_head * group + (tile + r) % group);
+                &call.q[(token * spec.n_heads + head) * dim..][..dim]
+            };
+            for run in runs(span.clone(), capacity) {
+                let at = run.position - block..run.position - block + run.len;
+                score_run::<V, L>(query, &keys[run.slot * dim * L::SIZE..], scores, at, spec.scale);
             }
-            // Scores of the keys in view; the ring may wrap inside the block.
-            scores.fill(f32::NEG_INFINITY);
-            for run in runs(visible.clone(), capacity) {
-                let at = &mut scores[run.position - block..][..run.len];
-                score_run::<V, L>(query(r), &keys[run.slot * dim * size..], at, spec.scale);
+            for (r, scores) in scores.iter_mut().enumerate() {
+                let row = tile + r;
+                let position = first + row / group;
+                let visible = spec.first_visible(position).max(span.start)..(position + 1).min(span.end);
+                let sum = &mut part.sum[row * dim..(row + 1) * dim];
+                weigh::<V>(scores, visible, block, &mut part.largest[row], &mut part.total[row], sum);
             }
-            let m = softmax_block::<V>(&mut scores, part.largest[r], &mut part.total[r]);
-            let sum = &mut part.sum[r * dim..(r + 1) * dim];
-            if m != part.largest[r] {
-                let scale =
-                    if part.largest[r] == f32::NEG_INFINITY { 0.0 } else { (part.largest[r] - m).exp() };
-                sum.iter_mut().for_each(|s| *s *= scale);
-                part.largest[r] = m;
-            }
-            for run in runs(visible, capacity) {
-                let weights = &scores[run.position - block..][..run.len];
-                add_values::<V, L>(weights, &values[run.slot * dim * size..], sum);
+            let sums = &mut part.sum[tile * dim..(tile + rows) * dim];
+            for run in runs(span.clone(), capacity) {
+                let at = run.position - block..run.position - block + run.len;
+                add_values::<V, L>(scores, at, &values[run.slot * dim * L::SIZE..], sums, dim);
             }
         }
         block += BLOCK;
@@ -274,32 +270,89 @@ fn runs(positions: std::ops::Range<usize>, capacity: usize) -> impl Iterator<Ite
     .filter(|run| run.len > 0)
 }
 
-/// `scores[j] = scale · q · keys[j]`.
+/// `scores[r][at.start + j] = scale · query(r) · keys[j]`, four queries at a time, so that a key is decoded once for them.
 #[inline(always)]
-fn score_run<V: F32x8, L: Load>(q: &[f32], keys: &[u8], scores: &mut [f32], scale: f32) {
-    let dim = q.len();
-    let stride = dim * L::SIZE;
-    assert!(keys.len() >= scores.len() * stride);
-    let mut j = 0;
-    while j < scores.len() {
-        let key = |i: usize| keys[i * stride..].as_ptr();
-        // SAFETY: keys `j..` lie in the slice (asserted), and the arm was detected.
-        unsafe {
-            if j + 4 <= scores.len() {
-                let sums = dot::<V, L, 4, 1>([key(j), key(j + 1), key(j + 2), key(j + 3)], [q.as_ptr()], dim);
-                sums.iter().zip(&mut scores[j..]).for_each(|(sum, s)| *s = sum[0] * scale);
-                j += 4;
-            } else {
-                scores[j] = dot::<V, L, 1, 1>([key(j)], [q.as_ptr()], dim)[0][0] * scale;
-                j += 1;
-            }
+fn score_run<'q, V: F32x8, L: Load>(
+    query: impl Fn(usize) -> &'q [f32] + Copy,
+    keys: &[u8],
+    scores: &mut [[f32; BLOCK]],
+    at: std::ops::Range<usize>,
+    scale: f32,
+) {
+    assert!(keys.len() >= at.len() * query(0).len() * L::SIZE && at.end <= BLOCK);
+    let mut r = 0;
+    while r < scores.len() {
+        // The products of tile and chains fill the vector registers without spilling.
+        match scores.len() - r {
+            1 => r += score_rows::<V, L, 8, 1>(query, keys, scores, r, at.clone(), scale),
+            2 => r += score_rows::<V, L, 4, 2>(query, keys, scores, r, at.clone(), scale),
+            3 => r += score_rows::<V, L, 4, 3>(query, keys, scores, r, at.clone(), scale),
+            _ => r += score_rows::<V, L, 2, 4>(query, keys, scores, r, at.clone(), scale),
         }
     }
 }
 
-/// Turns scores into weights relative to the largest so far, which it returns; brings `total` up to date.
+/// `C` queries from `r` on against all keys of a run, `R` at a time; returns `C`.
 #[inline(always)]
-fn softmax_block<V: F32x8>(scores: &mut [f32; BLOCK], largest: f32, total: &mut f32) -> f32 {
+fn score_rows<'q, V: F32x8, L: Load, const R: usize, const C: usize>(
+    query: impl Fn(usize) -> &'q [f32],
+    keys: &[u8],
+    scores: &mut [[f32; BLOCK]],
+    r: usize,
+    at: std::ops::Range<usize>,
+    scale: f32,
+) -> usize {
+    let dim = query(r).len();
+    let stride = dim * L::SIZE;
+    let mut queries = [std::ptr::null(); C];
+    for (c, q) in queries.iter_mut().enumerate() {
+        *q = query(r + c).as_ptr();
+    }
+    let mut j = 0;
+    while j < at.len() {
+        // SAFETY: keys `j..` lie in the slice (asserted by the caller), and the arm was detected.
+        unsafe {
+            let mut key = [keys.as_ptr().add(j * stride); R];
+            if j + R <= at.len() {
+                for (i, key) in key.iter_mut().enumerate() {
+                    *key = key.add(i * stride);
+                }
+                let sums = dot::<V, L, R, C>(key, queries, dim);
+                for (i, sums) in sums.iter().enumerate() {
+                    for (c, sum) in sums.iter().enumerate() {
+                        scores[r + c][at.start + j + i] = sum * scale;
+                    }
+                }
+                j += R;
+            } else {
+                let sums = dot::<V, L, 1, C>([key[0]], queries, dim);
+                for (c, sum) in sums[0].iter().enumerate() {
+                    scores[r + c][at.start + j] = sum * scale;
+                }
+                j += 1;
+            }
+        }
+    }
+    C
+}
+
+/// Turns a row of scores into weights relative to the largest so far, zero where the key is not visible; brings `largest`, `total` and `sum` up
+/// to date.
+#[inline(always)]
+fn weigh<V: F32x8>(
+    scores: &mut [f32; BLOCK],
+    visible: std::ops::Range<usize>,
+    block: usize,
+    largest: &mut f32,
+    total: &mut f32,
+    sum: &mut [f32],
+) {
+    if visible.is_empty() {
+        return scores.fill(0.0);
+    }
+    scores[..visible.start - block].fill(f32::NEG_INFINITY);
+    scores[visible.end - block..].fill(f32::NEG_INFINITY);
+    let before = *largest;
     // SAFETY: `BLOCK` is a multiple of 8, and the arm was detected.
     unsafe {
         let p = scores.as_mut_ptr();
@@ -307,54 +360,109 @@ fn softmax_block<V: F32x8>(scores: &mut [f32; BLOCK], largest: f32, total: &mut 
         for j in (8..BLOCK).step_by(8) {
             m = m.max(V::load(p.add(j)));
         }
-        let m = m.largest().max(largest);
-        let (offset, mut sum) = (V::splat(m), V::splat(0.0));
+        *largest = m.largest().max(before);
+        let (offset, mut added) = (V::splat(*largest), V::splat(0.0));
         for j in (0..BLOCK).step_by(8) {
             let weight = V::load(p.add(j)).sub(offset).exp();
             weight.store(p.add(j));
-            sum = sum.add(weight);
+            added = added.add(weight);
         }
-        let before = if largest == f32::NEG_INFINITY { 0.0 } else { *total * (largest - m).exp() };
-        *total = before + sum.sum();
-        m
+        let scale = if before == f32::NEG_INFINITY { 0.0 } else { (before - *largest).exp() };
+        *total = *total * scale + added.sum();
+        if *largest != before {
+            sum.iter_mut().for_each(|s| *s *= scale);
+        }
     }
 }
 
-/// `sum += Σ_j weights[j] · values[j]`.
+/// `sums[r] += Σ_j scores[r][at.start + j] · values[j]`, two rows at a time, so that a value is decoded once for both.
 #[inline(always)]
-fn add_values<V: F32x8, L: Load>(weights: &[f32], values: &[u8], sum: &mut [f32]) {
-    const WIDE: usize = 4;
-    let dim = sum.len();
-    let stride = dim * L::SIZE;
-    assert!(values.len() >= weights.len() * stride);
-    let mut d = 0;
-    while d < dim {
-        // SAFETY: `d + 8 * n <= dim` in each arm, rows `0..weights.len()` lie in `values` (asserted), and the arm was detected.
-        unsafe {
-            let p = sum.as_mut_ptr().add(d);
-            if d + 8 * WIDE <= dim {
-                let mut acc: [V; WIDE] = std::array::from_fn(|i| V::load(p.add(8 * i)));
-                for (j, &weight) in weights.iter().enumerate() {
-                    let (row, weight) = (values.as_ptr().add(j * stride), V::splat(weight));
-                    for (i, acc) in acc.iter_mut().enumerate() {
-                        *acc = weight.fma(L::load::<V>(row, d + 8 * i), *acc);
-                    }
+fn add_values<V: F32x8, L: Load>(
+    scores: &[[f32; BLOCK]],
+    at: std::ops::Range<usize>,
+    values: &[u8],
+    sums: &mut [f32],
+    dim: usize,
+) {
+    assert!(values.len() >= at.len() * dim * L::SIZE && sums.len() == scores.len() * dim);
+    let mut r = 0;
+    while r < scores.len() {
+        let n = if scores.len() - r >= 2 { 2 } else { 1 };
+        let mut d = 0;
+        while d < dim {
+            d += match (n, dim - d) {
+                (2, 32..) => {
+                    add_columns::<V, L, 2, 4>(&scores[r..], &at, values, &mut sums[r * dim..], dim, d)
                 }
-                acc.iter().enumerate().for_each(|(i, acc)| acc.store(p.add(8 * i)));
-                d += 8 * WIDE;
-            } else if d + 8 <= dim {
-                let mut acc = V::load(p);
-                for (j, &weight) in weights.iter().enumerate() {
-                    acc = V::splat(weight).fma(L::load::<V>(values.as_ptr().add(j * stride), d), acc);
+                (1, 32..) => {
+                    add_columns::<V, L, 1, 4>(&scores[r..], &at, values, &mut sums[r * dim..], dim, d)
                 }
-                acc.store(p);
-                d += 8;
-            } else {
-                for (j, &weight) in weights.iter().enumerate() {
-                    *p += weight * L::one(values.as_ptr().add(j * stride), d);
+                (2, 8..) => {
+                    add_columns::<V, L, 2, 1>(&scores[r..], &at, values, &mut sums[r * dim..], dim, d)
                 }
-                d += 1;
+                (1, 8..) => {
+                    add_columns::<V, L, 1, 1>(&scores[r..], &at, values, &mut sums[r * dim..], dim, d)
+                }
+                _ => add_column::<L>(&scores[r..r + n], &at, values, &mut sums[r * dim..], dim, d),
+            };
+        }
+        r += n;
+    }
+}
+
+/// Columns `d..d + 8 * W` of `R` rows; returns how many.
+#[inline(always)]
+fn add_columns<V: F32x8, L: Load, const R: usize, const W: usize>(
+    scores: &[[f32; BLOCK]],
+    at: &std::ops::Range<usize>,
+    values: &[u8],
+    sums: &mut [f32],
+    dim: usize,
+    d: usize,
+) -> usize {
+    // SAFETY: `d + 8 * W <= dim`; `R` rows lie in `scores` and `sums`, `at.len()` in `values` (asserted by the caller); the arm was detected.
+    unsafe {
+        let p = sums.as_mut_ptr().add(d);
+        let mut acc = [[V::splat(0.0); W]; R];
+        for r in 0..R {
+            for w in 0..W {
+                acc[r][w] = V::load(p.add(r * dim + 8 * w));
+            }
+        }
+        for j in 0..at.len() {
+            let value = values.as_ptr().add(j * dim * L::SIZE);
+            for w in 0..W {
+                let value = L::load::<V>(value, d + 8 * w);
+                for r in 0..R {
+                    acc[r][w] =
+                        V::splat(*scores.get_unchecked(r).get_unchecked(at.start + j)).fma(value, acc[r][w]);
+                }
+            }
+        }
+        for r in 0..R {
+            for w in 0..W {
+                acc[r][w].store(p.add(r * dim + 8 * w));
             }
         }
     }
+    8 * W
+}
+
+/// Column `d` of the rows; returns 1.
+#[inline(always)]
+fn add_column<L: Load>(
+    scores: &[[f32; BLOCK]],
+    at: &std::ops::Range<usize>,
+    values: &[u8],
+    sums: &mut [f32],
+    dim: usize,
+    d: usize,
+) -> usize {
+    for (scores, sums) in scores.iter().zip(sums.chunks_mut(dim)) {
+        for (j, score) in scores[at.clone()].iter().enumerate() {
+            // SAFETY: `at.len()` rows lie in `values` (asserted by the caller), and `d < dim`.
+            sums[d] += score * unsafe { L::one(values.as_ptr().add(j * dim * L::SIZE), d) };
+        }
+    }
+    1
 }

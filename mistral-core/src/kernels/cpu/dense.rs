@@ -162,7 +162,11 @@ pub unsafe fn dot<V: F32x8, L: Load, const R: usize, const C: usize>(
         let mut acc = [[V::splat(0.0); C]; R];
         let mut j = 0;
         while j + 8 <= k {
-            let xv: [V; C] = std::array::from_fn(|c| V::load(x[c].add(j)));
+            // Loops, not closures: a closure would not be compiled for the arm's instructions.
+            let mut xv = [V::splat(0.0); C];
+            for c in 0..C {
+                xv[c] = V::load(x[c].add(j));
+            }
             for r in 0..R {
                 let wv = L::load::<V>(w[r], j);
                 for c in 0..C {

@@ -86,22 +86,31 @@ fn swiglu_body<V: F32x8>(gate: &[f32], up: &[f32], out: &mut [f32]) {
     let mut j = 0;
     // SAFETY: `j + 8 <= n`; the buffer of the rest has eight elements; the arm was detected.
     unsafe {
-        let silu_up = |g: *const f32, u: *const f32, o: *mut f32| {
-            let g = V::load(g);
-            let e = V::splat(0.0).sub(g).exp();
-            g.div(V::splat(1.0).add(e)).mul(V::load(u)).store(o);
-        };
         while j + 8 <= n {
-            silu_up(gate.as_ptr().add(j), up.as_ptr().add(j), out.as_mut_ptr().add(j));
+            silu_times::<V>(gate.as_ptr().add(j), up.as_ptr().add(j), out.as_mut_ptr().add(j));
             j += 8;
         }
         if j < n {
             let (mut g, mut u, mut o) = ([0.0; 8], [0.0; 8], [0.0; 8]);
             g[..n - j].copy_from_slice(&gate[j..]);
             u[..n - j].copy_from_slice(&up[j..]);
-            silu_up(g.as_ptr(), u.as_ptr(), o.as_mut_ptr());
+            silu_times::<V>(g.as_ptr(), u.as_ptr(), o.as_mut_ptr());
             out[j..].copy_from_slice(&o[..n - j]);
         }
+    }
+}
+
+/// `out = silu(gate) · up` for eight elements.
+///
+/// # Safety
+/// They are readable and writable; the arm of `V` was detected.
+#[inline(always)]
+unsafe fn silu_times<V: F32x8>(gate: *const f32, up: *const f32, out: *mut f32) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let gate = V::load(gate);
+        let e = V::splat(0.0).sub(gate).exp();
+        gate.div(V::splat(1.0).add(e)).mul(V::load(up)).store(out);
     }
 }
 

@@ -83,7 +83,8 @@ fn the_kept_tokens_and_their_probabilities_are_those_of_a_full_sort() {
         for params in settings() {
             let expected = reference(&logits, &params);
             let total: u64 = expected.iter().map(|&(_, weight)| weight).sum();
-            // Each kept token is drawn at the first and the last point of its share: the distribution is the same, exactly.
+            // Each kept token is drawn at the first and the last point of its share: the distribution is the same,
+            // exactly.
             let mut start = 0;
             let step = 1 + expected.len() / 20;
             for (index, &(token, weight)) in expected.iter().enumerate() {

@@ -1,5 +1,8 @@
 //! Files that are damaged, incomplete or made to attack: always a typed error or a model, never a panic.
 
+use std::fs::File;
+use std::io::{Seek, SeekFrom, Write};
+
 use super::formats::read_tensors;
 use super::*;
 use crate::testing::{GgufFile, GgufValue, TensorData, safetensors_bytes};
@@ -35,32 +38,47 @@ fn small_gguf() -> GgufFile {
     file
 }
 
-/// Opens every beginning of a file, and the file with every bit of its first `header` bytes flipped.
-fn damage(path: &Path, bytes: &[u8], header: usize) {
-    // All but the padding after the last tensor is needed.
-    for end in 0..bytes.len() {
-        std::fs::write(path, &bytes[..end]).unwrap();
-        assert!(!exercise(path) || end + 32 > bytes.len(), "cut at {end} of {}", bytes.len());
-    }
-    let mut opened = 0;
-    for bit in 0..header * 8 {
-        let mut damaged = bytes.to_vec();
-        damaged[bit / 8] ^= 1 << (bit % 8);
-        std::fs::write(path, &damaged).unwrap();
-        opened += usize::from(exercise(path));
-    }
+/// Opens every beginning of a file, and the file with every bit of its first `header` bytes flipped. The file is changed in
+/// place: to write it anew each time would wait for the disk.
+fn damage(path: &Path, header: usize) {
+    let bytes = std::fs::read(path).unwrap();
+    let opened = flip_every_bit(path, header, path);
     // Numbers such as an epsilon may change unseen; structure may not.
     assert!(opened < header * 8 / 2, "{opened} of {} flips went unseen", header * 8);
+    let file = File::options().write(true).open(path).unwrap();
+    for end in (0..bytes.len()).rev() {
+        file.set_len(end as u64).unwrap();
+        // All but the padding after the last tensor is needed.
+        assert!(!exercise(path) || end + 32 > bytes.len(), "cut at {end} of {}", bytes.len());
+    }
     std::fs::write(path, bytes).unwrap();
     assert!(exercise(path));
+}
+
+/// Flips each bit of the first `len` bytes of a file in turn and opens `model`; returns how often that succeeded.
+fn flip_every_bit(path: &Path, len: usize, model: &Path) -> usize {
+    let bytes = std::fs::read(path).unwrap();
+    let mut file = File::options().write(true).open(path).unwrap();
+    let mut write = |at: usize, byte: u8| {
+        file.seek(SeekFrom::Start(at as u64)).unwrap();
+        file.write_all(&[byte]).unwrap();
+    };
+    let mut opened = 0;
+    for bit in 0..len * 8 {
+        write(bit / 8, bytes[bit / 8] ^ 1 << (bit % 8));
+        opened += usize::from(exercise(model));
+        write(bit / 8, bytes[bit / 8]);
+    }
+    opened
 }
 
 #[test]
 fn damaged_gguf() {
     let folder = temp();
-    let bytes = small_gguf().bytes();
+    let path = folder.path().join("m.gguf");
+    small_gguf().write(&path).unwrap();
     let data: usize = small_gguf().tensors.iter().map(|t| t.bytes.len().next_multiple_of(32)).sum();
-    damage(&folder.path().join("m.gguf"), &bytes, bytes.len() - data);
+    damage(&path, path.metadata().unwrap().len() as usize - data);
 }
 
 #[test]
@@ -69,7 +87,7 @@ fn damaged_safetensors() {
     let path = write_hf(&Model::random(&one_layer(tiny()), Format::F32, 1), folder.path());
     let bytes = std::fs::read(&path).unwrap();
     let header = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
-    damage(&path, &bytes, header);
+    damage(&path, header);
 }
 
 #[test]
@@ -81,15 +99,11 @@ fn damaged_configurations() {
         if native { model.write_native(folder.path()) } else { model.write_hugging_face(folder.path()) }
             .unwrap();
         let path = folder.path().join(name);
-        let bytes = std::fs::read(&path).unwrap();
-        for bit in 0..bytes.len() * 8 {
-            let mut damaged = bytes.clone();
-            damaged[bit / 8] ^= 1 << (bit % 8);
-            std::fs::write(&path, &damaged).unwrap();
-            exercise(folder.path());
-        }
-        for end in 0..bytes.len() {
-            std::fs::write(&path, &bytes[..end]).unwrap();
+        let len = path.metadata().unwrap().len();
+        flip_every_bit(&path, len as usize, folder.path());
+        let file = File::options().write(true).open(&path).unwrap();
+        for end in (0..len).rev() {
+            file.set_len(end).unwrap();
             assert!(!exercise(folder.path()), "cut at {end}");
         }
     }

@@ -369,3 +369,90 @@ fn the_vocabulary_of_gguf() {
     assert_eq!(metadata.bool("tokenizer.ggml.add_bos_token").unwrap(), Some(true));
     assert!(metadata.str("tokenizer.ggml.tokens").unwrap_err().to_string().contains("an array of 16 String"));
 }
+
+/// The configuration that a GGUF file has after `changes`; a value of `None` removes the key.
+fn gguf_config(changes: &[(&str, Option<GgufValue>)]) -> ModelConfig {
+    let mut file = Model::random(&tiny_ministral3(), Format::F32, 13).gguf();
+    for (key, value) in changes {
+        let key = format!("mistral3.{key}");
+        match value {
+            Some(value) => file.set(&key, value.clone()),
+            None => file.entries.retain(|(known, _)| *known != key),
+        }
+    }
+    let folder = temp();
+    let path = folder.path().join("m.gguf");
+    file.write(&path).unwrap();
+    open_quietly(&path).unwrap().config
+}
+
+#[test]
+fn the_magnitude_of_yarn_in_gguf() {
+    let magnitude = |log_multiplier: Option<f32>, attn_factor: Option<f32>| {
+        let config = gguf_config(&[
+            ("rope.scaling.yarn_attn_factor", None),
+            ("rope.scaling.yarn_log_multiplier", log_multiplier.map(GgufValue::F32)),
+            ("rope.scaling.attn_factor", attn_factor.map(GgufValue::F32)),
+        ]);
+        match config.rope.scaling {
+            RopeScaling::Yarn { attention_factor, .. } => attention_factor,
+            other => panic!("{other:?}"),
+        }
+    };
+    let full = 0.1 * 16f32.ln() + 1.0;
+    assert_eq!(magnitude(Some(1.0), None), 1.0, "Ministral 3 as converted");
+    assert_eq!(magnitude(Some(0.0), None), full);
+    assert_eq!(magnitude(None, None), full);
+    assert_eq!(magnitude(Some(0.5), None), full / (0.05 * 16f32.ln() + 1.0));
+    assert_eq!(magnitude(Some(1.0), Some(0.5)), 0.5);
+}
+
+#[test]
+fn query_scaling_and_context_extension_in_gguf() {
+    let config = gguf_config(&[("attention.temperature_length", None)]);
+    let expected = QueryScaling { beta: 0.1, original_max_position: 4 };
+    assert_eq!(config.query_scaling, Some(expected), "the trained context of YaRN, as in llama.cpp");
+    let plain = [
+        ("attention.temperature_scale", Some(GgufValue::F32(0.0))),
+        ("rope.scaling.type", None),
+        ("rope.scaling.factor", Some(GgufValue::F32(2.0))),
+    ];
+    let config = gguf_config(&plain);
+    assert_eq!((config.query_scaling, config.rope.scaling), (None, RopeScaling::Linear { factor: 2.0 }));
+    let zero = [("rope.scaling.type", None), ("rope.scaling.factor", Some(GgufValue::F32(0.0)))];
+    assert_eq!(gguf_config(&zero).rope.scaling, RopeScaling::None);
+    let none = [("rope.scaling.type", Some(GgufValue::text("none")))];
+    assert_eq!(gguf_config(&none).rope.scaling, RopeScaling::None);
+}
+
+#[test]
+fn windows_in_gguf() {
+    let windows = |value: GgufValue, pattern: Option<GgufValue>| {
+        let config = gguf_config(&[
+            ("attention.sliding_window", Some(value)),
+            ("attention.sliding_window_pattern", pattern),
+        ]);
+        config.layers.iter().map(|layer| layer.window).collect::<Vec<_>>()
+    };
+    assert_eq!(windows(GgufValue::U32(0), None), [None, None]);
+    assert_eq!(windows(GgufValue::U32(8), None), [Some(8), Some(8)]);
+    assert_eq!(windows(GgufValue::U32s(vec![0, 8]), None), [None, Some(8)]);
+    assert_eq!(windows(GgufValue::U32(8), Some(GgufValue::Bools(vec![true, false]))), [Some(8), None]);
+    assert_eq!(
+        windows(GgufValue::U32(8), Some(GgufValue::U32(2))),
+        [Some(8), None],
+        "the last of a period is full"
+    );
+}
+
+#[test]
+fn streamed_random_models() {
+    let config = ModelConfig { dim: 256, hidden_dim: 512, head_dim: 128, vocab_size: 300, ..tiny_mixtral() };
+    let folder = temp();
+    let path = folder.path().join("m.gguf");
+    crate::testing::write_random_gguf(&path, &config, Format::Q4_K, 1).unwrap();
+    let checkpoint = open_quietly(&path).unwrap();
+    assert_eq!(checkpoint.config.layers, config.layers);
+    assert_eq!(checkpoint.tensor("output.weight", &[300, 256]).unwrap().format, Format::Q4_K);
+    assert_eq!(checkpoint.eos_token(), Some("</s>"));
+}

@@ -1,55 +1,54 @@
 //! Activations as 8-bit integers: what the integer kernels multiply the codes of the weights with.
 
-use super::layout::{BLOCK, CHUNK};
+use super::layout::BLOCK;
 
-/// Blocks of a chunk.
-const BLOCKS: usize = CHUNK / BLOCK;
-
-/// 256 activations of one row, in 8 blocks of 32: element ≈ `scales[b]` × `codes[b][i / 4][i % 4]`.
+/// 32 columns of `R` rows of activations: element ≈ `scales[r]` × `codes[r][i / 4][i % 4]`. Together, so that a kernel finds
+/// everything at fixed distances from one address.
 #[derive(Clone, Copy, Debug)]
-#[repr(C, align(64))]
-pub(super) struct ActivationChunk {
-    pub codes: [[[i8; 4]; 8]; BLOCKS],
-    pub scales: [f32; BLOCKS],
-    /// Sum of the codes of each block.
-    pub sums: [f32; BLOCKS],
-    /// The sum again, negated: what the zero point of the weights multiplies.
-    pub negated_sums: [i32; BLOCKS],
-    /// The same over the first 16 codes of each block, and over the last 16.
-    pub negated_half_sums: [[i32; BLOCKS]; 2],
+#[repr(C)]
+pub(super) struct ActivationBlock<const R: usize> {
+    pub codes: [[[i8; 4]; 8]; R],
+    pub scales: [f32; R],
+    /// Sums of the codes.
+    pub sums: [f32; R],
+    /// What integer dot products with the first and the last 16 codes start from: minus their sum × the zero point of the
+    /// weights. Where the halves of a block have no scales of their own, the first is that of the entire block.
+    pub starts: [[i32; R]; 2],
 }
 
-impl ActivationChunk {
-    pub const ZERO: Self = Self {
-        codes: [[[0; 4]; 8]; BLOCKS],
-        scales: [0.0; BLOCKS],
-        sums: [0.0; BLOCKS],
-        negated_sums: [0; BLOCKS],
-        negated_half_sums: [[0; BLOCKS]; 2],
-    };
+/// What the weights ask of the activations.
+#[derive(Clone, Copy)]
+pub(super) struct Zero {
+    /// The code that stands for zero; 0 if there is none.
+    pub point: i32,
+    /// Whether the halves of a block have scales of their own.
+    pub halves: bool,
+}
 
-    /// Quantises up to 256 activations, a whole number of blocks. Each block is scaled so that its largest magnitude becomes 127;
-    /// a block with a NaN or an infinity gets the scale NaN, so that it shows in every output.
+impl<const R: usize> ActivationBlock<R> {
+    pub const ZERO: Self =
+        Self { codes: [[[0; 4]; 8]; R], scales: [0.0; R], sums: [0.0; R], starts: [[0; R]; 2] };
+
+    /// Quantises the part of row `r`. Its scale makes the largest magnitude 127; if there is a NaN or an infinity it is NaN, so
+    /// that this shows in every output.
     #[inline(always)]
-    pub fn quantize(&mut self, values: &[f32]) {
-        for (b, values) in values.as_chunks::<BLOCK>().0.iter().enumerate().take(BLOCKS) {
-            let (scale, codes) = quantize_block(values);
-            let sum = |codes: &[i8]| codes.iter().map(|&code| i32::from(code)).sum::<i32>();
-            let halves = [sum(&codes[..16]), sum(&codes[16..])];
-            self.scales[b] = scale;
-            self.sums[b] = (halves[0] + halves[1]) as f32;
-            self.negated_sums[b] = -halves[0] - halves[1];
-            self.negated_half_sums[0][b] = -halves[0];
-            self.negated_half_sums[1][b] = -halves[1];
-            for (to, from) in self.codes[b].iter_mut().zip(codes.as_chunks::<4>().0) {
-                *to = *from;
-            }
+    pub fn quantize(&mut self, r: usize, zero: Zero, values: &[f32; BLOCK]) {
+        let (scale, codes) = quantize(values);
+        let sum = |codes: &[i8]| codes.iter().map(|&code| i32::from(code)).sum::<i32>();
+        let halves = [sum(&codes[..16]), sum(&codes[16..])];
+        let first = if zero.halves { halves[0] } else { halves[0] + halves[1] };
+        self.scales[r] = scale;
+        self.sums[r] = (halves[0] + halves[1]) as f32;
+        self.starts[0][r] = -first * zero.point;
+        self.starts[1][r] = -halves[1] * zero.point;
+        for (to, from) in self.codes[r].iter_mut().zip(codes.as_chunks().0) {
+            *to = *from;
         }
     }
 }
 
 #[inline(always)]
-fn quantize_block(values: &[f32; BLOCK]) -> (f32, [i8; BLOCK]) {
+fn quantize(values: &[f32; BLOCK]) -> (f32, [i8; BLOCK]) {
     // As integers the magnitudes are in the order of the floats, with infinity and NaN on top.
     let largest = values.iter().fold(0, |largest, value| largest.max(value.to_bits() & 0x7fff_ffff));
     let largest = f32::from_bits(largest);

@@ -16,18 +16,18 @@ type Expanded = [[f32; GROUP_ROWS]; CHUNK];
 fn expand<S: Simd, F: BlockFormat>(simd: S, chunk: &[u8], cols: usize, out: &mut Expanded) {
     let blocks = cols / BLOCK;
     let (header, codes) = chunk.split_at(header_bytes(F::FORMAT, blocks));
-    let mut scales = Scales::ZERO;
-    F::scales(simd, header, blocks, &mut scales);
-    let zero = F::CODES.zero_shift.map_or(0.0, |shift| -((1u32 << shift) as f32));
+    let mut scales = [Scales::ZERO; CHUNK / BLOCK];
+    F::scales(simd, header, &mut scales);
+    let zero = F::CODES.zero.map_or(0.0, |zero| -f32::from(zero));
     let blocks = codes.chunks_exact(code_bytes(F::FORMAT));
-    for (b, (block, out)) in blocks.zip(out.as_chunks_mut::<BLOCK>().0).enumerate() {
+    for ((block, scales), out) in blocks.zip(&scales).zip(out.as_chunks_mut::<BLOCK>().0) {
         let codes = F::codes(simd, block);
         for (g, (codes, out)) in codes.into_iter().zip(out.as_chunks_mut::<4>().0).enumerate() {
             let half = if F::HALVES { g / 4 } else { 0 };
-            let scale = simd.load_floats(&scales.scales[half][b]);
-            let offset = match F::CODES.zero_shift {
+            let scale = simd.load_floats(&scales.scales[half]);
+            let offset = match F::CODES.zero {
                 Some(_) => simd.mul(scale, simd.splat(zero)),
-                None => simd.load_floats(&scales.offsets[b]),
+                None => simd.load_floats(&scales.offsets),
             };
             for (byte, out) in (0..).zip(out) {
                 simd.store_floats(simd.fma(simd.column(codes, byte), scale, offset), out);
@@ -67,7 +67,7 @@ fn by_rows<S: Simd>(
     let mut m = 0;
     macro_rules! tiles {
         ($rows:literal) => {
-            while S::EXACT_TILE >= $rows && sums.len() - m >= $rows {
+            while S::EXACT_ROWS >= $rows && sums.len() - m >= $rows {
                 let rows = std::array::from_fn(|i| &x[(m + i) * per_row..][..weights.len()]);
                 by_tile::<S, $rows>(simd, weights, rows, &mut sums[m..]);
                 m += $rows;

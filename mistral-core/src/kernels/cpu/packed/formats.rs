@@ -1,25 +1,33 @@
 //! What distinguishes the formats once they are packed: how scales and codes come out of a chunk. See [`super::layout`].
 
 use super::layout::{BLOCK, CHUNK, GROUP_ROWS};
-use super::simd::{Codes, Simd};
+use super::simd::Simd;
 use crate::quant::{Format, IQ4_CODEBOOK};
 
-/// Blocks of a chunk.
-const BLOCKS: usize = CHUNK / BLOCK;
-
-/// Scales of a chunk: element = `scales[half][b][row]` × (code − zero) + `offsets[b][row]`.
+/// Scales of a block: element = `scales[half][row]` × (code − zero) + `offsets[row]`.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
 pub(super) struct Scales {
-    /// For the first and the last 16 columns of each block; the second is used only if the format has [`BlockFormat::HALVES`].
-    pub scales: [[[f32; GROUP_ROWS]; BLOCKS]; 2],
+    /// For the first and the last 16 columns; the second is used only if the format has [`BlockFormat::HALVES`].
+    pub scales: [[f32; GROUP_ROWS]; 2],
     /// Used only if the format has no zero point.
-    pub offsets: [[f32; GROUP_ROWS]; BLOCKS],
+    pub offsets: [f32; GROUP_ROWS],
 }
 
 impl Scales {
-    pub const ZERO: Self =
-        Self { scales: [[[0.0; GROUP_ROWS]; BLOCKS]; 2], offsets: [[0.0; GROUP_ROWS]; BLOCKS] };
+    pub const ZERO: Self = Self { scales: [[0.0; GROUP_ROWS]; 2], offsets: [0.0; GROUP_ROWS] };
+}
+
+/// Scales of the blocks of a chunk; those beyond its last block are not touched.
+type ChunkScales = [Scales; CHUNK / BLOCK];
+
+/// What the codes of a format are.
+#[derive(Clone, Copy)]
+pub(super) struct Codes {
+    /// Bits of a code: 4, 5, 6 or 8. Eight-bit codes have the zero point 128.
+    pub bits: u32,
+    /// The code that stands for zero; `None` if the format has offsets instead.
+    pub zero: Option<u8>,
 }
 
 /// A format of blocks of 32 codes.
@@ -29,19 +37,19 @@ pub(super) trait BlockFormat {
     /// Whether the two halves of a block have scales of their own.
     const HALVES: bool = false;
 
-    /// The scales of a chunk of `blocks` blocks.
-    fn scales<S: Simd>(simd: S, header: &[u8], blocks: usize, out: &mut Scales);
+    /// The scales of a chunk.
+    fn scales<S: Simd>(simd: S, header: &[u8], out: &mut ChunkScales);
 
     /// The codes of a block: vector g holds columns 4g to 4g + 3.
     fn codes<S: Simd>(simd: S, block: &[u8]) -> [S::Bytes; 8];
 }
 
-const fn symmetric(bits: u32, zero_shift: u32) -> Codes {
-    Codes { bits, zero_shift: Some(zero_shift) }
+const fn symmetric(bits: u32, zero: u8) -> Codes {
+    Codes { bits, zero: Some(zero) }
 }
 
 const fn affine(bits: u32) -> Codes {
-    Codes { bits, zero_shift: None }
+    Codes { bits, zero: None }
 }
 
 /// Formats that differ in nothing but the parts they are made of.
@@ -56,8 +64,8 @@ macro_rules! block_format {
             const HALVES: bool = matches!(Format::$name, Format::Q6_K);
 
             #[inline(always)]
-            fn scales<S: Simd>(simd: S, header: &[u8], blocks: usize, out: &mut Scales) {
-                $scales(simd, header, blocks, out)
+            fn scales<S: Simd>(simd: S, header: &[u8], out: &mut ChunkScales) {
+                $scales(simd, header, out)
             }
 
             #[inline(always)]
@@ -68,16 +76,16 @@ macro_rules! block_format {
     };
 }
 
-block_format!(Q4_0, symmetric(4, 3), scale_per_block, nibbles);
+block_format!(Q4_0, symmetric(4, 8), scale_per_block, nibbles);
 block_format!(Q4_1, affine(4), scale_and_offset_per_block, nibbles);
-block_format!(Q5_0, symmetric(5, 4), scale_per_block, five_bits);
+block_format!(Q5_0, symmetric(5, 16), scale_per_block, five_bits);
 block_format!(Q5_1, affine(5), scale_and_offset_per_block, five_bits);
-block_format!(Q8_0, symmetric(8, 7), scale_per_block, bytes);
+block_format!(Q8_0, symmetric(8, 128), scale_per_block, bytes);
 block_format!(Q4_K, affine(4), k_scales, nibbles);
 block_format!(Q5_K, affine(5), k_scales, five_bits);
-block_format!(Q6_K, symmetric(6, 5), q6_k_scales, six_bits);
-block_format!(IQ4_NL, symmetric(8, 7), scale_per_block, codebook);
-block_format!(IQ4_XS, symmetric(8, 7), iq4_xs_scales, codebook);
+block_format!(Q6_K, symmetric(6, 32), q6_k_scales, six_bits);
+block_format!(IQ4_NL, symmetric(8, 128), scale_per_block, codebook);
+block_format!(IQ4_XS, symmetric(8, 128), iq4_xs_scales, codebook);
 
 #[inline(always)]
 fn vectors(block: &[u8]) -> &[[u8; 64]] {
@@ -91,18 +99,17 @@ fn part<const N: usize>(header: &[u8], index: usize) -> &[u8; N] {
 }
 
 #[inline(always)]
-fn scale_per_block<S: Simd>(simd: S, header: &[u8], blocks: usize, out: &mut Scales) {
-    let halves = header.as_chunks::<32>().0.iter().take(blocks);
-    for (out, halves) in out.scales[0].iter_mut().zip(halves) {
-        simd.store_floats(simd.from_f16(halves), out);
+fn scale_per_block<S: Simd>(simd: S, header: &[u8], out: &mut ChunkScales) {
+    for (halves, out) in header.as_chunks().0.iter().zip(out) {
+        simd.store_floats(simd.from_f16(halves), &mut out.scales[0]);
     }
 }
 
 #[inline(always)]
-fn scale_and_offset_per_block<S: Simd>(simd: S, header: &[u8], blocks: usize, out: &mut Scales) {
-    for (b, halves) in header.as_chunks::<64>().0.iter().take(blocks.min(BLOCKS)).enumerate() {
-        simd.store_floats(simd.from_f16(part(halves, 0)), &mut out.scales[0][b]);
-        simd.store_floats(simd.from_f16(part(halves, 1)), &mut out.offsets[b]);
+fn scale_and_offset_per_block<S: Simd>(simd: S, header: &[u8], out: &mut ChunkScales) {
+    for (halves, out) in header.as_chunks::<64>().0.iter().zip(out) {
+        simd.store_floats(simd.from_f16(part(halves, 0)), &mut out.scales[0]);
+        simd.store_floats(simd.from_f16(part(halves, 1)), &mut out.offsets);
     }
 }
 
@@ -112,66 +119,65 @@ fn join<S: Simd>(simd: S, low: S::Bytes, high: S::Bytes) -> S::Bytes {
     simd.or(simd.and(low, 15), simd.and(high, 0x30))
 }
 
-/// `factor` × each row of bytes (of the four in `bytes`, from `first` on), into rows of floats.
+/// `factor` × each of the four rows of bytes.
 #[inline(always)]
-fn scale_bytes<S: Simd>(
-    simd: S,
-    factor: S::Floats,
-    bytes: S::Bytes,
-    first: usize,
-    out: &mut [[f32; GROUP_ROWS]],
-) {
+fn scale_bytes<S: Simd>(simd: S, factor: S::Floats, bytes: S::Bytes) -> [S::Floats; 4] {
     let mut array = [0; 64];
     simd.store(bytes, &mut array);
-    for (out, bytes) in out.iter_mut().zip(array.as_chunks::<16>().0.iter().skip(first)) {
-        simd.store_floats(simd.mul(factor, simd.from_u8(bytes)), out);
+    let row = |i| simd.mul(factor, simd.from_u8(part(&array, i)));
+    [row(0), row(1), row(2), row(3)]
+}
+
+#[inline(always)]
+fn k_scales<S: Simd>(simd: S, header: &[u8], out: &mut ChunkScales) {
+    let d = simd.from_f16(part(header, 0));
+    let minus_dmin = simd.mul(simd.from_f16(part(header, 1)), simd.splat(-1.0));
+    let first = simd.load(part(header, 1));
+    let last = simd.load(part(header, 2));
+    let high = simd.load(part(header, 3));
+    let scales = [
+        scale_bytes(simd, d, join(simd, first, simd.shift_left(high, 4))),
+        scale_bytes(simd, d, join(simd, last, simd.shift_left(high, 2))),
+    ];
+    let first = join(simd, simd.shift_right(first, 4), high);
+    let last = join(simd, simd.shift_right(last, 4), simd.shift_right(high, 2));
+    let offsets = [scale_bytes(simd, minus_dmin, first), scale_bytes(simd, minus_dmin, last)];
+    for (b, out) in out.iter_mut().enumerate() {
+        simd.store_floats(scales[b / 4][b % 4], &mut out.scales[0]);
+        simd.store_floats(offsets[b / 4][b % 4], &mut out.offsets);
     }
 }
 
 #[inline(always)]
-fn k_scales<S: Simd>(simd: S, header: &[u8], _blocks: usize, out: &mut Scales) {
+fn q6_k_scales<S: Simd>(simd: S, header: &[u8], out: &mut ChunkScales) {
     let d = simd.from_f16(part(header, 0));
-    let minus_dmin = simd.mul(simd.from_f16(part(header, 1)), simd.splat(-1.0));
-    let (first, last, high) =
-        (simd.load(part(header, 1)), simd.load(part(header, 2)), simd.load(part(header, 3)));
-    let (scales, offsets) = (out.scales[0].split_at_mut(4), out.offsets.split_at_mut(4));
-    scale_bytes(simd, d, join(simd, first, simd.shift_left(high, 4)), 0, scales.0);
-    scale_bytes(simd, d, join(simd, last, simd.shift_left(high, 2)), 0, scales.1);
-    scale_bytes(simd, minus_dmin, join(simd, simd.shift_right(first, 4), high), 0, offsets.0);
-    let last = join(simd, simd.shift_right(last, 4), simd.shift_right(high, 2));
-    scale_bytes(simd, minus_dmin, last, 0, offsets.1);
-}
-
-#[inline(always)]
-fn q6_k_scales<S: Simd>(simd: S, header: &[u8], _blocks: usize, out: &mut Scales) {
-    let d = simd.from_f16(part(header, 0));
-    for b in 0..BLOCKS {
-        for half in 0..2 {
+    for (b, out) in out.iter_mut().enumerate() {
+        for (half, out) in out.scales.iter_mut().enumerate() {
             let scale = simd.from_i8(part(header, 2 + 2 * b + half));
-            simd.store_floats(simd.mul(d, scale), &mut out.scales[half][b]);
+            simd.store_floats(simd.mul(d, scale), out);
         }
     }
 }
 
 #[inline(always)]
-fn iq4_xs_scales<S: Simd>(simd: S, header: &[u8], _blocks: usize, out: &mut Scales) {
+fn iq4_xs_scales<S: Simd>(simd: S, header: &[u8], out: &mut ChunkScales) {
     let d = simd.from_f16(part(header, 0));
+    // The scales are stored with 32 added; d × 32 is exact, and so is the difference.
+    let zero = simd.mul(d, simd.splat(-32.0));
     // 32 bytes of d, then four rows of low bits, then two of high bits: of scales 0, 2, 4, 6 and of 1, 3, 5, 7.
     let low = simd.load(part(&header[32..], 0));
     let mut twice = [0; 64];
     twice[..32].copy_from_slice(&header[96..128]);
     twice[32..].copy_from_slice(&header[96..128]);
     let high = simd.load(&twice);
-    for (pair, out) in out.scales[0].chunks_exact_mut(2).enumerate() {
-        let low = if pair < 2 { low } else { simd.shift_right(low, 4) };
-        let high =
-            [simd.shift_left(high, 4), simd.shift_left(high, 2), high, simd.shift_right(high, 2)][pair];
-        scale_bytes(simd, d, join(simd, low, high), 2 * (pair % 2), out);
-    }
-    // The scales are stored with 32 added; d × 32 is exact, and so is the difference.
-    let zero = simd.mul(d, simd.splat(-32.0));
-    for row in &mut out.scales[0] {
-        simd.store_floats(simd.add(simd.load_floats(row), zero), row);
+    let pairs = [
+        scale_bytes(simd, d, join(simd, low, simd.shift_left(high, 4))),
+        scale_bytes(simd, d, join(simd, low, simd.shift_left(high, 2))),
+        scale_bytes(simd, d, join(simd, simd.shift_right(low, 4), high)),
+        scale_bytes(simd, d, join(simd, simd.shift_right(low, 4), simd.shift_right(high, 2))),
+    ];
+    for (b, out) in out.iter_mut().enumerate() {
+        simd.store_floats(simd.add(pairs[b / 2][b % 4], zero), &mut out.scales[0]);
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use super::activations::ActivationChunk;
+use super::activations::ActivationBlock;
 use super::formats::{BlockFormat, Scales};
 use super::layout::{BLOCK, CHUNK, GROUP_ROWS, chunk_bytes, code_bytes, group_bytes, header_bytes};
 use super::simd::Simd;
@@ -14,9 +14,10 @@ use crate::quant::Format;
 /// Blocks of a chunk.
 const BLOCKS: usize = CHUNK / BLOCK;
 /// Chunks that the prefill kernel unpacks at a time: they and the activations that meet them stay in the first-level cache.
-const PANELS: usize = 3;
-/// Up to this many activation rows, weights are unpacked into registers, and not kept.
-const STREAMED_ROWS: usize = 4;
+const PANEL_CHUNKS: usize = 3;
+/// Rows of activations in a tile of the prefill kernel. Fewer rows are streamed: the weights are unpacked into registers, and
+/// not kept.
+pub(super) const TILE_ROWS: usize = 4;
 
 /// Where results go: `[m, rows]`, row-major, written by several tasks at disjoint places.
 #[derive(Clone, Copy)]
@@ -79,189 +80,173 @@ impl Tile<'_> {
     }
 }
 
-/// Integer arithmetic: `activations` are the chunks of all rows, row by row.
+/// Integer arithmetic, for `R` rows of activations if `R` is less than four, else for any number, in tiles of four: tile t has the
+/// blocks `activations[t * cols / 32..]`, and rows beyond the last are zero.
 #[inline(always)]
-pub(super) fn integer<S: Simd, F: BlockFormat>(simd: S, tile: &Tile<'_>, activations: &[ActivationChunk]) {
-    let per_row = tile.cols.div_ceil(CHUNK);
-    let row = |m: usize| &activations[m * per_row..][..per_row];
-    if tile.m.len() > STREAMED_ROWS {
-        return integer_panels::<S, F>(simd, tile, activations);
+pub(super) fn integer<S: Simd, F: BlockFormat, const R: usize>(
+    simd: S,
+    tile: &Tile<'_>,
+    activations: &[ActivationBlock<R>],
+) {
+    let blocks = tile.cols / BLOCK;
+    let activations = &activations[tile.m.start / R * blocks..tile.m.end.div_ceil(R) * blocks];
+    if R == TILE_ROWS && tile.m.len() > R {
+        return by_panels::<S, F, R>(simd, tile, activations);
     }
     for group in tile.groups.clone() {
-        let packed = tile.group(group);
-        let first = tile.m.start;
-        macro_rules! stream {
-            ($($i:literal),+) => {{
-                let sums = stream_group::<S, F, { [$($i),+].len() }>(simd, packed, tile.cols, [$(row(first + $i)),+]);
-                for (i, sum) in sums.into_iter().enumerate() {
-                    tile.write(simd, first + i, group, sum);
-                }
-            }};
-        }
-        match tile.m.len() {
-            1 => stream!(0),
-            2 => stream!(0, 1),
-            3 => stream!(0, 1, 2),
-            _ => stream!(0, 1, 2, 3),
+        let sums = stream_group::<S, F, R>(simd, tile.group(group), activations);
+        for (m, sum) in tile.m.clone().zip(sums) {
+            tile.write(simd, m, group, sum);
         }
     }
 }
 
-/// One group with `M` rows of activations, in one pass over the packed bytes.
+/// One group with `R` rows of activations, in one pass over the packed bytes.
 #[inline(always)]
-fn stream_group<S: Simd, F: BlockFormat, const M: usize>(
+fn stream_group<S: Simd, F: BlockFormat, const R: usize>(
     simd: S,
     packed: &[u8],
-    cols: usize,
-    rows: [&[ActivationChunk]; M],
-) -> [S::Floats; M] {
-    let mut sums = [simd.splat(0.0); M];
-    let mut scales = Scales::ZERO;
-    for (c, chunk) in packed.chunks(chunk_bytes(F::FORMAT, CHUNK)).enumerate() {
-        let blocks = BLOCKS.min(cols / BLOCK - c * BLOCKS);
-        let (header, codes) = chunk.split_at(header_bytes(F::FORMAT, blocks));
-        F::scales(simd, header, blocks, &mut scales);
-        let activations = rows.map(|row| &row[c]);
-        for (b, block) in codes.chunks_exact(code_bytes(F::FORMAT)).enumerate().take(BLOCKS) {
-            let codes = F::codes(simd, block);
-            add_block::<S, F, M>(simd, &codes, &scales, b, activations, &mut sums);
+    activations: &[ActivationBlock<R>],
+) -> [S::Floats; R] {
+    let mut sums = [[simd.splat(0.0); R]];
+    let mut scales = [Scales::ZERO; BLOCKS];
+    let chunks = packed.chunks(chunk_bytes(F::FORMAT, CHUNK));
+    for (chunk, activations) in chunks.zip(activations.chunks(BLOCKS)) {
+        let (header, codes) = chunk.split_at(header_bytes(F::FORMAT, activations.len()));
+        F::scales(simd, header, &mut scales);
+        let blocks = codes.chunks_exact(code_bytes(F::FORMAT)).zip(&scales).zip(activations);
+        for ((block, scales), activations) in blocks {
+            add_block::<S, F, R, 1>(simd, &F::codes(simd, block), scales, [activations], &mut sums);
         }
     }
+    let [sums] = sums;
     sums
 }
 
-/// Adds the products of a block of weights with `M` rows of activations.
+/// Adds the products of a block of weights with `T` tiles of `R` rows of activations.
 #[inline(always)]
-fn add_block<S: Simd, F: BlockFormat, const M: usize>(
+fn add_block<S: Simd, F: BlockFormat, const R: usize, const T: usize>(
     simd: S,
     codes: &[S::Bytes; 8],
     scales: &Scales,
-    b: usize,
-    activations: [&ActivationChunk; M],
-    sums: &mut [S::Floats; M],
+    activations: [&ActivationBlock<R>; T],
+    sums: &mut [[S::Floats; R]; T],
 ) {
-    let scale = simd.load_floats(&scales.scales[0][b]);
-    if F::HALVES {
-        let second = simd.load_floats(&scales.scales[1][b]);
-        let half = |h: usize| {
-            let sums = activations.map(|row| row.negated_half_sums[h][b]);
-            let rows = activations.map(|row| &row.codes[b][4 * h..4 * h + 4]);
-            simd.dot(F::CODES, &codes[4 * h..4 * h + 4], rows, sums)
-        };
-        let (low, high) = (half(0), half(1));
-        for m in 0..M {
-            let dot = simd.mul(scale, simd.to_floats(low[m]));
-            let dot = simd.fma(second, simd.to_floats(high[m]), dot);
-            sums[m] = simd.fma(dot, simd.splat(activations[m].scales[b]), sums[m]);
+    let scale = simd.load_floats(&scales.scales[0]);
+    for (activations, sums) in activations.into_iter().zip(sums) {
+        let mut dots = [simd.splat(0.0); R];
+        if F::HALVES {
+            let second = simd.load_floats(&scales.scales[1]);
+            let [low, high] = [0, 1].map(|half| codes.as_chunks::<4>().0[half]);
+            let rows = activations.codes.each_ref().map(|row| &row.as_chunks::<4>().0[0]);
+            let low = simd.dot(F::CODES.bits, &low, rows, activations.starts[0]);
+            let rows = activations.codes.each_ref().map(|row| &row.as_chunks::<4>().0[1]);
+            let high = simd.dot(F::CODES.bits, &high, rows, activations.starts[1]);
+            for r in 0..R {
+                let dot = simd.mul(scale, simd.to_floats(low[r]));
+                dots[r] = simd.fma(second, simd.to_floats(high[r]), dot);
+            }
+        } else {
+            let ints = simd.dot(F::CODES.bits, codes, activations.codes.each_ref(), activations.starts[0]);
+            for r in 0..R {
+                dots[r] = simd.mul(scale, simd.to_floats(ints[r]));
+            }
         }
-        return;
-    }
-    let rows = activations.map(|row| &row.codes[b][..]);
-    let dots = simd.dot(F::CODES, codes, rows, activations.map(|row| row.negated_sums[b]));
-    for m in 0..M {
-        let mut dot = simd.mul(scale, simd.to_floats(dots[m]));
-        if F::CODES.zero_shift.is_none() {
-            let offset = simd.load_floats(&scales.offsets[b]);
-            dot = simd.fma(offset, simd.splat(activations[m].sums[b]), dot);
+        for r in 0..R {
+            if F::CODES.zero.is_none() {
+                let offset = simd.load_floats(&scales.offsets);
+                dots[r] = simd.fma(offset, simd.splat(activations.sums[r]), dots[r]);
+            }
+            sums[r] = simd.fma(dots[r], simd.splat(activations.scales[r]), sums[r]);
         }
-        sums[m] = simd.fma(dot, simd.splat(activations[m].scales[b]), sums[m]);
     }
 }
 
-/// A chunk of weights, unpacked to bytes.
-struct Panel {
-    codes: [[[u8; 64]; 8]; BLOCKS],
+/// A block of weights, unpacked to bytes.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct PanelBlock {
+    codes: [[u8; 64]; 8],
     scales: Scales,
-    blocks: usize,
 }
 
 /// Many rows of activations: unpacks a few chunks of a group, takes all rows past them, goes on to the next chunks.
 #[inline(always)]
-fn integer_panels<S: Simd, F: BlockFormat>(simd: S, tile: &Tile<'_>, activations: &[ActivationChunk]) {
-    let mut panels: Vec<Panel> = (0..PANELS)
-        .map(|_| Panel { codes: [[[0; 64]; 8]; BLOCKS], scales: Scales::ZERO, blocks: 0 })
-        .collect();
-    let mut sums = vec![[0.0; GROUP_ROWS]; tile.m.len()];
-    let per_row = tile.cols.div_ceil(CHUNK);
-    let activations = &activations[tile.m.start * per_row..tile.m.end * per_row];
+fn by_panels<S: Simd, F: BlockFormat, const R: usize>(
+    simd: S,
+    tile: &Tile<'_>,
+    activations: &[ActivationBlock<R>],
+) {
+    let per_tile = tile.cols / BLOCK;
+    let mut panel = vec![PanelBlock { codes: [[0; 64]; 8], scales: Scales::ZERO }; PANEL_CHUNKS * BLOCKS];
+    let mut sums = vec![[[0.0; GROUP_ROWS]; R]; tile.m.len().div_ceil(R)];
     for group in tile.groups.clone() {
-        sums.fill([0.0; GROUP_ROWS]);
-        for (p, packed) in tile.group(group).chunks(PANELS * chunk_bytes(F::FORMAT, CHUNK)).enumerate() {
-            let chunks = packed.chunks(chunk_bytes(F::FORMAT, CHUNK));
-            let mut used = 0;
-            for (c, (panel, chunk)) in panels.iter_mut().zip(chunks).enumerate() {
-                panel.unpack::<S, F>(simd, chunk, tile.cols - (p * PANELS + c) * CHUNK);
-                used = c + 1;
+        sums.fill([[0.0; GROUP_ROWS]; R]);
+        let mut first = 0;
+        for packed in tile.group(group).chunks(PANEL_CHUNKS * chunk_bytes(F::FORMAT, CHUNK)) {
+            let panel = &mut panel[..(PANEL_CHUNKS * BLOCKS).min(per_tile - first)];
+            unpack_panel::<S, F>(simd, packed, panel);
+            let activations = &activations[first..];
+            let mut t = 0;
+            if S::TILES == 2 {
+                while t + 2 <= sums.len() {
+                    let tiles = [t, t + 1].map(|t| &activations[t * per_tile..][..panel.len()]);
+                    panel_by_tiles::<S, F, R, 2>(simd, panel, tiles, &mut sums[t..]);
+                    t += 2;
+                }
             }
-            panels_by_rows::<S, F>(simd, &panels[..used], &activations[p * PANELS..], per_row, &mut sums);
+            while t < sums.len() {
+                let tiles = [&activations[t * per_tile..][..panel.len()]];
+                panel_by_tiles::<S, F, R, 1>(simd, panel, tiles, &mut sums[t..]);
+                t += 1;
+            }
+            first += panel.len();
         }
-        for (m, sums) in sums.iter().enumerate() {
-            tile.write(simd, tile.m.start + m, group, simd.load_floats(sums));
+        for (m, sums) in tile.m.clone().zip(sums.as_flattened()) {
+            tile.write(simd, m, group, simd.load_floats(sums));
         }
     }
 }
 
-impl Panel {
-    /// Unpacks a chunk; `cols` is what is left of the row.
-    #[inline(always)]
-    fn unpack<S: Simd, F: BlockFormat>(&mut self, simd: S, chunk: &[u8], cols: usize) {
-        self.blocks = BLOCKS.min(cols / BLOCK);
-        let (header, codes) = chunk.split_at(header_bytes(F::FORMAT, self.blocks));
-        F::scales(simd, header, self.blocks, &mut self.scales);
-        for (to, block) in self.codes.iter_mut().zip(codes.chunks_exact(code_bytes(F::FORMAT))) {
-            for (to, codes) in to.iter_mut().zip(F::codes(simd, block)) {
+#[inline(always)]
+fn unpack_panel<S: Simd, F: BlockFormat>(simd: S, packed: &[u8], panel: &mut [PanelBlock]) {
+    let mut scales = [Scales::ZERO; BLOCKS];
+    let chunks = packed.chunks(chunk_bytes(F::FORMAT, CHUNK));
+    for (chunk, panel) in chunks.zip(panel.chunks_mut(BLOCKS)) {
+        let (header, codes) = chunk.split_at(header_bytes(F::FORMAT, panel.len()));
+        F::scales(simd, header, &mut scales);
+        let blocks = codes.chunks_exact(code_bytes(F::FORMAT)).zip(&scales);
+        for (to, (block, scales)) in panel.iter_mut().zip(blocks) {
+            to.scales = *scales;
+            let codes = F::codes(simd, block);
+            for (to, codes) in to.codes.iter_mut().zip(codes) {
                 simd.store(codes, to);
             }
         }
     }
 }
 
-/// Takes all rows of activations past `panels`, in tiles as tall as the arm's registers allow. Row m starts at
-/// `activations[m * per_row]`.
+/// Takes `T` tiles of activations past the panel.
 #[inline(always)]
-fn panels_by_rows<S: Simd, F: BlockFormat>(
+fn panel_by_tiles<S: Simd, F: BlockFormat, const R: usize, const T: usize>(
     simd: S,
-    panels: &[Panel],
-    activations: &[ActivationChunk],
-    per_row: usize,
-    sums: &mut [[f32; GROUP_ROWS]],
+    panel: &[PanelBlock],
+    tiles: [&[ActivationBlock<R>]; T],
+    sums: &mut [[[f32; GROUP_ROWS]; R]],
 ) {
-    let mut m = 0;
-    macro_rules! tiles {
-        ($rows:literal) => {
-            while S::TILE >= $rows && sums.len() - m >= $rows {
-                let rows = std::array::from_fn(|i| &activations[(m + i) * per_row..][..panels.len()]);
-                panels_by_tile::<S, F, $rows>(simd, panels, rows, &mut sums[m..]);
-                m += $rows;
-            }
-        };
-    }
-    tiles!(8);
-    tiles!(4);
-    tiles!(2);
-    tiles!(1);
-}
-
-/// `M` rows of activations past `panels`.
-#[inline(always)]
-fn panels_by_tile<S: Simd, F: BlockFormat, const M: usize>(
-    simd: S,
-    panels: &[Panel],
-    rows: [&[ActivationChunk]; M],
-    sums: &mut [[f32; GROUP_ROWS]],
-) {
-    let mut totals = [simd.splat(0.0); M];
-    for (total, sums) in totals.iter_mut().zip(sums.iter()) {
-        *total = simd.load_floats(sums);
-    }
-    for (c, panel) in panels.iter().enumerate() {
-        let activations = rows.map(|row| &row[c]);
-        for (b, codes) in panel.codes.iter().enumerate().take(panel.blocks) {
-            let codes = codes.each_ref().map(|codes| simd.load(codes));
-            add_block::<S, F, M>(simd, &codes, &panel.scales, b, activations, &mut totals);
+    let mut totals = [[simd.splat(0.0); R]; T];
+    for (totals, sums) in totals.iter_mut().zip(sums.iter()) {
+        for (total, sum) in totals.iter_mut().zip(sums) {
+            *total = simd.load_floats(sum);
         }
     }
-    for (total, sums) in totals.iter().zip(sums) {
-        simd.store_floats(*total, sums);
+    for (b, block) in panel.iter().enumerate() {
+        let codes = block.codes.each_ref().map(|codes| simd.load(codes));
+        add_block::<S, F, R, T>(simd, &codes, &block.scales, tiles.map(|tile| &tile[b]), &mut totals);
+    }
+    for (totals, sums) in totals.iter().zip(sums) {
+        for (total, sum) in totals.iter().zip(sums) {
+            simd.store_floats(*total, sum);
+        }
     }
 }

@@ -14,14 +14,15 @@ mod simd;
 #[cfg(test)]
 mod tests;
 
-use std::sync::OnceLock;
+use std::marker::PhantomData;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use super::pool;
 use crate::quant::Format;
-use activations::ActivationChunk;
+use activations::{ActivationBlock, Zero};
 use formats::BlockFormat;
-use kernel::{Output, Tile};
-use layout::CHUNK;
+use kernel::{Output, TILE_ROWS, Tile};
+use layout::BLOCK;
 pub use layout::{GROUP_ROWS, packed_len, repack};
 use simd::scalar::Scalar;
 use simd::{Simd, Task};
@@ -70,7 +71,7 @@ impl PackedMatrix<'_> {
 
 /// An instruction set that the kernels are compiled for.
 #[derive(Clone, Copy)]
-enum Arm {
+pub(crate) enum Arm {
     Scalar(Scalar),
     #[cfg(target_arch = "x86_64")]
     Avx2(Avx2),
@@ -80,7 +81,7 @@ enum Arm {
 
 impl Arm {
     /// Every arm that this CPU can run, the best one first.
-    fn available() -> Vec<Self> {
+    pub fn available() -> Vec<Self> {
         let mut arms = Vec::new();
         #[cfg(target_arch = "x86_64")]
         {
@@ -92,9 +93,19 @@ impl Arm {
     }
 
     /// The best arm, found once.
-    fn best() -> Self {
+    pub fn best() -> Self {
         static BEST: OnceLock<Arm> = OnceLock::new();
         *BEST.get_or_init(|| Self::available()[0])
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Scalar(_) => "scalar",
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2(_) => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512(_) => "avx512-vnni",
+        }
     }
 
     fn run(self, task: impl Task) {
@@ -110,13 +121,7 @@ impl Arm {
 
 /// The instruction set in use: `avx512-vnni`, `avx2` or `scalar`.
 pub fn arm_name() -> &'static str {
-    match Arm::best() {
-        Arm::Scalar(_) => "scalar",
-        #[cfg(target_arch = "x86_64")]
-        Arm::Avx2(_) => "avx2",
-        #[cfg(target_arch = "x86_64")]
-        Arm::Avx512(_) => "avx512-vnni",
-    }
+    Arm::best().name()
 }
 
 /// `out = x · wᵀ` for `x: [m, cols]` and `out: [m, rows]`, on the threads of the current pool.
@@ -127,7 +132,14 @@ pub fn linear(activation: Activation, x: &[f32], m: usize, w: PackedMatrix<'_>, 
     linear_on(Arm::best(), activation, x, m, w, out);
 }
 
-fn linear_on(arm: Arm, activation: Activation, x: &[f32], m: usize, w: PackedMatrix<'_>, out: &mut [f32]) {
+pub(crate) fn linear_on(
+    arm: Arm,
+    activation: Activation,
+    x: &[f32],
+    m: usize,
+    w: PackedMatrix<'_>,
+    out: &mut [f32],
+) {
     w.check();
     assert_eq!(x.len(), m * w.cols, "activations of [{m}, {}]", w.cols);
     assert_eq!(out.len(), m * w.rows, "outputs of [{m}, {}]", w.rows);
@@ -137,52 +149,58 @@ fn linear_on(arm: Arm, activation: Activation, x: &[f32], m: usize, w: PackedMat
     let out = Output::new(out, w.rows);
     match activation {
         Activation::F32 => by_tiles(arm, w, m, out, Operand::Floats(x)),
-        Activation::Int8 => {
-            let chunks = quantize(arm, x, m, w.cols);
-            by_tiles(arm, w, m, out, Operand::Chunks(&chunks));
-        }
+        Activation::Int8 => match m {
+            1 => by_tiles(arm, w, m, out, Operand::One(&quantize(arm, x, m, w))),
+            2 => by_tiles(arm, w, m, out, Operand::Two(&quantize(arm, x, m, w))),
+            3 => by_tiles(arm, w, m, out, Operand::Three(&quantize(arm, x, m, w))),
+            _ => by_tiles(arm, w, m, out, Operand::Tiles(&quantize(arm, x, m, w))),
+        },
     }
 }
 
-/// Activation rows that a task quantises.
-const QUANTIZE_ROWS: usize = 16;
+/// Tiles of activations that a task quantises.
+const QUANTIZE_TILES: usize = 4;
 
-/// Activations in 8 bits: `[m, ⌈cols / 256⌉]` chunks.
-fn quantize(arm: Arm, x: &[f32], m: usize, cols: usize) -> Vec<ActivationChunk> {
-    let per_row = cols.div_ceil(CHUNK);
-    let mut chunks = vec![ActivationChunk::ZERO; m * per_row];
-    if per_row == 0 {
-        return chunks;
+/// Activations in 8 bits: for each `R` rows of `x`, `cols / 32` blocks.
+fn quantize<const R: usize>(arm: Arm, x: &[f32], m: usize, w: PackedMatrix<'_>) -> Vec<ActivationBlock<R>> {
+    let (cols, zero) = (w.cols, zero_of(w.format));
+    let per_tile = cols / BLOCK;
+    let mut blocks = vec![ActivationBlock::ZERO; m.div_ceil(R) * per_tile];
+    if per_tile == 0 {
+        return blocks;
     }
-    if m <= QUANTIZE_ROWS {
-        arm.run(Quantize { x, cols, to: &mut chunks });
-        return chunks;
+    if m <= QUANTIZE_TILES * R {
+        arm.run(Quantize { x, cols, zero, to: &mut blocks });
+        return blocks;
     }
-    let parts: Vec<_> = chunks.chunks_mut(QUANTIZE_ROWS * per_row).map(std::sync::Mutex::new).collect();
+    let parts: Vec<_> = blocks.chunks_mut(QUANTIZE_TILES * per_tile).map(Mutex::new).collect();
     pool::run(parts.len(), &|part| {
-        let x = &x[part * QUANTIZE_ROWS * cols..];
-        // Nobody else locks this part.
-        if let Ok(mut to) = parts[part].lock() {
-            arm.run(Quantize { x, cols, to: &mut to });
-        }
+        let x = &x[part * QUANTIZE_TILES * R * cols..];
+        // Each task has a part of its own: its lock is free.
+        let mut to = parts[part].lock().unwrap_or_else(PoisonError::into_inner);
+        arm.run(Quantize { x, cols, zero, to: &mut to });
     });
     drop(parts);
-    chunks
+    blocks
 }
 
-struct Quantize<'a> {
+struct Quantize<'a, const R: usize> {
+    /// From the first row of the first tile on.
     x: &'a [f32],
     cols: usize,
-    to: &'a mut [ActivationChunk],
+    zero: Zero,
+    to: &'a mut [ActivationBlock<R>],
 }
 
-impl Task for Quantize<'_> {
+impl<const R: usize> Task for Quantize<'_, R> {
     #[inline(always)]
     fn run<S: Simd>(self, _simd: S) {
-        let rows = self.to.chunks_exact_mut(self.cols.div_ceil(CHUNK));
-        for (to, row) in rows.zip(self.x.chunks_exact(self.cols)) {
-            for (to, values) in to.iter_mut().zip(row.chunks(CHUNK)) {
-                to.quantize(values);
+        let tiles = self.to.chunks_exact_mut(self.cols / BLOCK);
+        for (tile, rows) in tiles.zip(self.x.chunks(R * self.cols)) {
+            for (r, row) in rows.chunks_exact(self.cols).enumerate() {
+                for (to, values) in tile.iter_mut().zip(row.as_chunks().0) {
+                    to.quantize(r, self.zero, values);
+                }
             }
         }
     }
@@ -192,10 +210,13 @@ impl Task for Quantize<'_> {
 #[derive(Clone, Copy)]
 enum Operand<'a> {
     Floats(&'a [f32]),
-    Chunks(&'a [ActivationChunk]),
+    One(&'a [ActivationBlock<1>]),
+    Two(&'a [ActivationBlock<2>]),
+    Three(&'a [ActivationBlock<3>]),
+    Tiles(&'a [ActivationBlock<TILE_ROWS>]),
 }
 
-/// Activation rows of a task: their sums and a chunk of their codes stay in the second-level cache.
+/// Activation rows of a task: their sums and a panel's share of their codes stay in the second-level cache.
 const TASK_M: usize = 256;
 /// A task reads about as many packed bytes, or a 32nd of the matrix if that is less, …
 const TASK_BYTES: usize = 256 * 1024;
@@ -209,9 +230,8 @@ fn by_tiles(arm: Arm, w: PackedMatrix<'_>, m: usize, out: Output, operand: Opera
     let per_task = TASK_BYTES.div_ceil(group_bytes).min(groups.div_ceil(32));
     let per_task = per_task.max(if m == 1 { TASK_BYTES_MIN.div_ceil(group_bytes) } else { 1 });
     let across = groups.div_ceil(per_task);
-    let m_blocks = m.div_ceil(TASK_M);
     // Blocks of equal height: a last one of a few rows would unpack all weights for them.
-    let m_block = m.div_ceil(m_blocks).next_multiple_of(8);
+    let m_block = m.div_ceil(m.div_ceil(TASK_M)).next_multiple_of(2 * TILE_ROWS);
     pool::run(across * m.div_ceil(m_block), &|task| {
         let first = task % across * per_task;
         let m_first = task / across * m_block;
@@ -230,7 +250,7 @@ fn by_tiles(arm: Arm, w: PackedMatrix<'_>, m: usize, out: Output, operand: Opera
 struct FormatTile<'a, F> {
     tile: &'a Tile<'a>,
     operand: Operand<'a>,
-    format: std::marker::PhantomData<F>,
+    format: PhantomData<F>,
 }
 
 impl<F: BlockFormat> Task for FormatTile<'_, F> {
@@ -238,23 +258,37 @@ impl<F: BlockFormat> Task for FormatTile<'_, F> {
     fn run<S: Simd>(self, simd: S) {
         match self.operand {
             Operand::Floats(x) => exact::exact::<S, F>(simd, self.tile, x),
-            Operand::Chunks(chunks) => kernel::integer::<S, F>(simd, self.tile, chunks),
+            Operand::One(blocks) => kernel::integer::<S, F, 1>(simd, self.tile, blocks),
+            Operand::Two(blocks) => kernel::integer::<S, F, 2>(simd, self.tile, blocks),
+            Operand::Three(blocks) => kernel::integer::<S, F, 3>(simd, self.tile, blocks),
+            Operand::Tiles(blocks) => kernel::integer::<S, F, TILE_ROWS>(simd, self.tile, blocks),
         }
     }
 }
 
-fn run_tile(arm: Arm, tile: &Tile<'_>, operand: Operand<'_>) {
-    macro_rules! by_format {
-        ($($format:ident),+) => {
-            match tile.format {
-                $(Format::$format => {
-                    arm.run(FormatTile::<formats::$format> { tile, operand, format: std::marker::PhantomData })
-                })+
-                Format::F32 | Format::F16 | Format::BF16 | Format::F8E4M3 => {
-                    unreachable!("{} has no packed form: `packed_len` refuses it", tile.format.name())
-                }
+/// Calls `$body` with `$F` as the type that stands for `$format`.
+macro_rules! with_format {
+    ($value:expr, $F:ident => $body:expr) => {
+        with_format!(@ $value, $F => $body; Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q4_K Q5_K Q6_K IQ4_NL IQ4_XS)
+    };
+    (@ $value:expr, $F:ident => $body:expr; $($format:ident)+) => {
+        match $value {
+            $(Format::$format => {
+                type $F = formats::$format;
+                $body
+            })+
+            Format::F32 | Format::F16 | Format::BF16 | Format::F8E4M3 => {
+                unreachable!("{} has no packed form: `packed_len` refuses it", $value.name())
             }
-        };
-    }
-    by_format!(Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS)
+        }
+    };
+}
+
+/// What the integer kernel needs to know about `format` in the activations.
+fn zero_of(format: Format) -> Zero {
+    with_format!(format, F => Zero { point: F::CODES.zero.map_or(0, i32::from), halves: F::HALVES })
+}
+
+fn run_tile(arm: Arm, tile: &Tile<'_>, operand: Operand<'_>) {
+    with_format!(tile.format, F => arm.run(FormatTile::<F> { tile, operand, format: PhantomData }));
 }

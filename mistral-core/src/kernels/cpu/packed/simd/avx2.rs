@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{Codes, Simd, Task};
+use super::{Simd, Task};
 
 /// Calls intrinsics from a method of [`Avx2`].
 macro_rules! intrinsics {
@@ -21,7 +21,7 @@ macro_rules! both {
 
 /// Proof that the CPU has AVX2, FMA and F16C.
 #[derive(Clone, Copy)]
-pub(in super::super) struct Avx2(());
+pub(crate) struct Avx2(());
 
 impl Avx2 {
     /// `None` if the CPU lacks one of the instruction sets.
@@ -34,31 +34,28 @@ impl Avx2 {
 
     /// [`Simd::dot`] for codes of up to six bits.
     #[inline(always)]
-    fn dot_short<const M: usize>(
+    fn dot_short<const M: usize, const G: usize>(
         self,
-        kind: Codes,
-        codes: &[[__m256i; 2]],
-        activations: [&[[i8; 4]]; M],
-        negated_sums: [i32; M],
+        bits: u32,
+        codes: &[[__m256i; 2]; G],
+        activations: [&[[i8; 4]; G]; M],
+        starts: [i32; M],
     ) -> [[__m256i; 2]; M] {
         // Pairs of products that fit into an i16: 8 × 2 × 15 × 127, 4 × 2 × 31 × 127, 2 × 2 × 63 × 127 < 2^15.
-        let run = match kind.bits {
+        let run = match bits {
             4 => 8,
             5 => 4,
             _ => 2,
         };
         intrinsics!({
             let mut sums = [[_mm256_setzero_si256(); 2]; M];
-            if let Some(shift) = kind.zero_shift {
-                for m in 0..M {
-                    let sum = _mm256_set1_epi32(negated_sums[m]);
-                    sums[m] = [_mm256_sll_epi32(sum, _mm_cvtsi32_si128(shift as i32)); 2];
-                }
+            for m in 0..M {
+                sums[m] = [_mm256_set1_epi32(starts[m]); 2];
             }
             let mut start = 0;
-            while start < codes.len() {
+            while start < G {
                 let mut pairs = [[_mm256_setzero_si256(); 2]; M];
-                for g in start..(start + run).min(codes.len()) {
+                for g in start..(start + run).min(G) {
                     for m in 0..M {
                         let four = four(activations[m][g]);
                         for half in 0..2 {
@@ -82,10 +79,10 @@ impl Avx2 {
     /// [`Simd::dot`] for codes of eight bits: magnitude of the weight × activation with the weight's sign. Both are at most 128,
     /// so a pair of products fits into an i16, and no sum of pairs does.
     #[inline(always)]
-    fn dot_bytes<const M: usize>(
+    fn dot_bytes<const M: usize, const G: usize>(
         self,
-        codes: &[[__m256i; 2]],
-        activations: [&[[i8; 4]]; M],
+        codes: &[[__m256i; 2]; G],
+        activations: [&[[i8; 4]; G]; M],
     ) -> [[__m256i; 2]; M] {
         intrinsics!({
             let mut sums = [[_mm256_setzero_si256(); 2]; M];
@@ -122,8 +119,8 @@ impl Simd for Avx2 {
     type Bytes = [__m256i; 2];
     type Ints = [__m256i; 2];
     type Floats = [__m256; 2];
-    const TILE: usize = 4;
-    const EXACT_TILE: usize = 3;
+    const TILES: usize = 1;
+    const EXACT_ROWS: usize = 3;
 
     #[inline(always)]
     fn run(self, task: impl Task) {
@@ -179,16 +176,16 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn dot<const M: usize>(
+    fn dot<const M: usize, const G: usize>(
         self,
-        kind: Codes,
-        codes: &[[__m256i; 2]],
-        activations: [&[[i8; 4]]; M],
-        negated_sums: [i32; M],
+        bits: u32,
+        codes: &[[__m256i; 2]; G],
+        activations: [&[[i8; 4]; G]; M],
+        starts: [i32; M],
     ) -> [[__m256i; 2]; M] {
-        match kind.bits {
+        match bits {
             8 => self.dot_bytes(codes, activations),
-            _ => self.dot_short(kind, codes, activations, negated_sums),
+            _ => self.dot_short(bits, codes, activations, starts),
         }
     }
     #[inline(always)]

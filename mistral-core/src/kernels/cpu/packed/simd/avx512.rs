@@ -2,11 +2,11 @@
 
 use std::arch::x86_64::*;
 
-use super::{Codes, Simd, Task};
+use super::{Simd, Task};
 
 /// Proof that the CPU has AVX-512 F, BW, VL, VNNI, and FMA, F16C.
 #[derive(Clone, Copy)]
-pub(in super::super) struct Avx512(());
+pub(crate) struct Avx512(());
 
 impl Avx512 {
     /// `None` if the CPU lacks one of the instruction sets.
@@ -33,8 +33,8 @@ impl Simd for Avx512 {
     type Bytes = __m512i;
     type Ints = __m512i;
     type Floats = __m512;
-    const TILE: usize = 8;
-    const EXACT_TILE: usize = 8;
+    const TILES: usize = 2;
+    const EXACT_ROWS: usize = 8;
 
     #[inline(always)]
     fn run(self, task: impl Task) {
@@ -85,20 +85,17 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    fn dot<const M: usize>(
+    fn dot<const M: usize, const G: usize>(
         self,
-        kind: Codes,
-        codes: &[__m512i],
-        activations: [&[[i8; 4]]; M],
-        negated_sums: [i32; M],
+        _bits: u32,
+        codes: &[__m512i; G],
+        activations: [&[[i8; 4]; G]; M],
+        starts: [i32; M],
     ) -> [__m512i; M] {
         intrinsics!({
             let mut sums = [_mm512_setzero_si512(); M];
-            if let Some(shift) = kind.zero_shift {
-                for m in 0..M {
-                    let sum = _mm512_set1_epi32(negated_sums[m]);
-                    sums[m] = _mm512_sll_epi32(sum, _mm_cvtsi32_si128(shift as i32));
-                }
+            for m in 0..M {
+                sums[m] = _mm512_set1_epi32(starts[m]);
             }
             for (g, &codes) in codes.iter().enumerate() {
                 for m in 0..M {

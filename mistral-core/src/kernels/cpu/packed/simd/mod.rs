@@ -9,15 +9,6 @@ pub(super) mod avx2;
 pub(super) mod avx512;
 pub(super) mod scalar;
 
-/// What the codes of a format are.
-#[derive(Clone, Copy)]
-pub(super) struct Codes {
-    /// Bits of a code: 4, 5, 6 or 8. Eight-bit codes have the zero point 128.
-    pub bits: u32,
-    /// log2 of the code that stands for zero; `None` if the format has offsets instead.
-    pub zero_shift: Option<u32>,
-}
-
 /// A piece of work that is written for any arm.
 pub(super) trait Task {
     /// Does it. Must be `#[inline(always)]`, as everything that it calls with `simd`, to be compiled with the instructions of the arm.
@@ -33,10 +24,10 @@ pub(super) trait Simd: Copy {
     type Ints: Copy;
     /// 16 × f32.
     type Floats: Copy;
-    /// Activation rows that share the codes of a block in the prefill kernel.
-    const TILE: usize;
-    /// The same in the kernel for f32 activations, which keeps two sums a row.
-    const EXACT_TILE: usize;
+    /// Tiles of four rows of activations that share the codes of a block in the prefill kernel: one or two.
+    const TILES: usize;
+    /// Rows of activations that share the weights in the kernel for f32 activations: 3 or 8.
+    const EXACT_ROWS: usize;
 
     /// Runs `task`, compiled with the instructions of this arm.
     fn run(self, task: impl Task);
@@ -54,14 +45,14 @@ pub(super) trait Simd: Copy {
     /// Byte `byte` of each row's four, as a number.
     fn column(self, a: Self::Bytes, byte: u32) -> Self::Floats;
 
-    /// For each of `M` rows of activations: the dot product of the rows' codes, their zero point taken off, with the activations.
-    /// Vector g of `codes` meets `activations[i][g]`; `negated_sums[i]` is minus the sum of those activations.
-    fn dot<const M: usize>(
+    /// For each of `M` rows of activations: the dot product of the codes, their zero point taken off, with the activations.
+    /// Vector g of `codes` meets `activations[m][g]`; `starts[m]` is minus the sum of those activations × the zero point.
+    fn dot<const M: usize, const G: usize>(
         self,
-        kind: Codes,
-        codes: &[Self::Bytes],
-        activations: [&[[i8; 4]]; M],
-        negated_sums: [i32; M],
+        bits: u32,
+        codes: &[Self::Bytes; G],
+        activations: [&[[i8; 4]; G]; M],
+        starts: [i32; M],
     ) -> [Self::Ints; M];
     fn to_floats(self, a: Self::Ints) -> Self::Floats;
 

@@ -4,18 +4,18 @@ use std::array;
 
 use half::f16;
 
-use super::{Codes, Simd, Task};
+use super::{Simd, Task};
 
 /// Proof of nothing: every CPU has these instructions.
 #[derive(Clone, Copy)]
-pub(in super::super) struct Scalar;
+pub(crate) struct Scalar;
 
 impl Simd for Scalar {
     type Bytes = [u8; 64];
     type Ints = [i32; 16];
     type Floats = [f32; 16];
-    const TILE: usize = 4;
-    const EXACT_TILE: usize = 3;
+    const TILES: usize = 1;
+    const EXACT_ROWS: usize = 3;
 
     #[inline(always)]
     fn run(self, task: impl Task) {
@@ -56,15 +56,15 @@ impl Simd for Scalar {
     }
 
     #[inline(always)]
-    fn dot<const M: usize>(
+    fn dot<const M: usize, const G: usize>(
         self,
-        kind: Codes,
-        codes: &[[u8; 64]],
-        activations: [&[[i8; 4]]; M],
-        negated_sums: [i32; M],
+        _bits: u32,
+        codes: &[[u8; 64]; G],
+        activations: [&[[i8; 4]; G]; M],
+        starts: [i32; M],
     ) -> [[i32; 16]; M] {
         array::from_fn(|m| {
-            let mut sums = [kind.zero_shift.map_or(0, |shift| negated_sums[m] << shift); 16];
+            let mut sums = [starts[m]; 16];
             for (codes, activations) in codes.iter().zip(activations[m]) {
                 for (sum, codes) in sums.iter_mut().zip(codes.as_chunks::<4>().0) {
                     for (&code, &activation) in codes.iter().zip(activations) {

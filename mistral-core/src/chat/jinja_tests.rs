@@ -1,0 +1,195 @@
+use super::*;
+
+const CHATML: &str = "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n' }}{% endif %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
+
+const INST: &str = "{{ bos_token }}{% for message in messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}{% endif %}{% if message['role'] == 'user' %}{{ '[INST] ' + message['content'] + ' [/INST]' }}{% elif message['role'] == 'assistant' %}{{ message['content'] + eos_token}}{% else %}{{ raise_exception('Only user and assistant roles are supported!') }}{% endif %}{% endfor %}";
+
+const LLAMA3: &str = r#"{{- bos_token }}
+{%- if not date_string is defined %}
+    {%- if strftime_now is defined %}
+        {%- set date_string = strftime_now("%d %b %Y") %}
+    {%- else %}
+        {%- set date_string = "26 Jul 2024" %}
+    {%- endif %}
+{%- endif %}
+{%- if messages[0]['role'] == 'system' %}
+    {%- set system_message = messages[0]['content']|trim %}
+    {%- set messages = messages[1:] %}
+{%- else %}
+    {%- set system_message = "" %}
+{%- endif %}
+{{- "<|start_header_id|>system<|end_header_id|>\n\n" }}
+{{- "Today Date: " + date_string + "\n\n" }}
+{%- if tools is not none %}
+    {%- for t in tools %}
+        {{- t | tojson(indent=4) }}
+        {{- "\n\n" }}
+    {%- endfor %}
+{%- endif %}
+{{- system_message }}
+{{- "<|eot_id|>" }}
+{%- for message in messages %}
+    {%- if not (message.role == 'ipython' or message.role == 'tool' or 'tool_calls' in message) %}
+        {{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n'+ message['content'] | trim + '<|eot_id|>' }}
+    {%- elif 'tool_calls' in message %}
+        {%- set tool_call = message.tool_calls[0].function %}
+        {{- '<|start_header_id|>assistant<|end_header_id|>\n\n' -}}
+        {{- '{"name": "' + tool_call.name + '", ' }}
+        {{- '"parameters": ' }}
+        {{- tool_call.arguments | tojson }}
+        {{- "}" }}
+        {{- "<|eot_id|>" }}
+    {%- else %}
+        {{- "<|start_header_id|>ipython<|end_header_id|>\n\n" + message.content + "<|eot_id|>" }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|start_header_id|>assistant<|end_header_id|>\n\n' }}
+{%- endif %}
+"#;
+
+const HELLO: &str = r#"{"messages": [{"role": "user", "content": "Hello"}]}"#;
+
+fn render(template: &str, request: &str) -> Result<String> {
+    let tokens = [("bos_token", "<s>"), ("eos_token", "</s>")];
+    let request = ChatRequest::from_json(request)?;
+    ChatTemplate::compile(template, &tokens)?.render(&request, RenderOptions::default())
+}
+
+#[test]
+fn chatml() {
+    let expected = "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n\
+                    <|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n";
+    assert_eq!(render(CHATML, HELLO).unwrap(), expected);
+    let request = r#"{"messages": [{"role": "system", "content": "S"}, {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}, {"role": "assistant", "content": "So ", "prefix": true}]}"#;
+    let expected =
+        "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\na\nb<|im_end|>\n<|im_start|>assistant\nSo";
+    assert_eq!(render(CHATML, request).unwrap(), expected);
+}
+
+#[test]
+fn inst() {
+    assert_eq!(render(INST, HELLO).unwrap(), "<s>[INST] Hello [/INST]");
+    let request =
+        r#"{"messages": [{"role": "user", "content": "a"}, {"role": "user", "content": "secret"}]}"#;
+    let error = render(INST, request).unwrap_err().to_string();
+    assert!(error.contains("Conversation roles must alternate") && error.contains("line 1"), "{error}");
+}
+
+#[test]
+fn llama3_with_tools() {
+    let request = r#"{"messages": [{"role": "system", "content": " Be brief. "}, {"role": "user", "content": "Wetter in Köln?"},
+        {"role": "assistant", "content": null, "tool_calls": [{"id": "a", "type": "function", "function": {"name": "w", "arguments": "{\"ort\":\"Köln\",\"n\":[1,2.0]}"}}]},
+        {"role": "tool", "tool_call_id": "a", "content": "22 <b>"}],
+        "tools": [{"type": "function", "function": {"name": "w", "parameters": {"type": "object"}}}]}"#;
+    let expected = "<s><|start_header_id|>system<|end_header_id|>\n\nToday Date: 26 Jul 2024\n\n{\n    \"type\": \"function\",\n    \"function\": {\n        \"name\": \"w\",\n        \"parameters\": {\n            \"type\": \"object\"\n        }\n    }\n}\n\nBe brief.<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nWetter in Köln?<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n{\"name\": \"w\", \"parameters\": {\"ort\": \"Köln\", \"n\": [1, 2.0]}}<|eot_id|><|start_header_id|>ipython<|end_header_id|>\n\n22 <b><|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n";
+    assert_eq!(render(LLAMA3, request).unwrap(), expected);
+    let request = ChatRequest::from_json(HELLO).unwrap();
+    let template = ChatTemplate::compile(LLAMA3, &[("bos_token", "")]).unwrap();
+    let options = RenderOptions { local_time: Some(1_709_210_096), no_generation_prompt: true };
+    let text = template.render(&request, options).unwrap();
+    assert!(text.contains("Today Date: 29 Feb 2024") && text.ends_with("Hello<|eot_id|>"), "{text}");
+}
+
+#[test]
+fn python_dialect() {
+    for (template, expected) in [
+        ("{{ ' a b '.strip().split(' ')[1] }}", "b"),
+        ("{{ 'abc'.startswith('a') }} {{ none }} {{ 'x'|upper }}", "True None X"),
+        (
+            "{% for i in range(9) %}{% if i == 2 %}{% continue %}{% elif i == 4 %}{% break %}{% endif %}{{ i }}{% endfor %}",
+            "013",
+        ),
+        (
+            "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}",
+            "1",
+        ),
+        ("{{ {'b': 1, 'a': ['é', none, true]}|tojson }}", "{\"b\": 1, \"a\": [\"é\", null, true]}"),
+        (
+            "{{ {'b': 1, 'a': '<é>'}|tojson(ensure_ascii=true, sort_keys=true, separators=(',', ':')) }}",
+            "{\"a\":\"<\\u00e9>\",\"b\":1}",
+        ),
+        (
+            "{% for m in messages %}\n    {%- generation %}\n{{ m.content }}{% endgeneration %}\n{% endfor %}",
+            "Hello",
+        ),
+        ("{% macro f(x) %}<{{ x }}>{% endmacro %}{{ f('a') }}{{ messages[::-1][0]['role'] }}", "<a>user"),
+        ("{{ messages[0].missing }}|{{ missing is defined }}", "|False"),
+        ("{{ messages|selectattr('role', 'equalto', 'user')|list|length }}", "1"),
+        ("  {% if true %}\nx\n  {% endif %}\ny\n", "x\ny"),
+    ] {
+        assert_eq!(render(template, HELLO).unwrap(), expected, "{template}");
+    }
+}
+
+/// Lists that share their elements, sixty levels of them, in the blocks that bind a variable.
+fn sharing(open: &str, close: &str) -> String {
+    let end = if open.ends_with('[') { "]" } else { "" };
+    let level = format!("{{% {open}[a, a]{end} %}}");
+    level.repeat(60) + "{{ a ~ '' }}" + &close.repeat(60)
+}
+
+#[test]
+fn stops_what_has_no_end() {
+    let doubling = "{% set x = 'aaaaaaaa' %}".to_owned() + &"{% set x = x ~ x %}".repeat(60);
+    let deep =
+        "{% set ns = namespace(x=[]) %}{% for i in range(100000) %}{% set ns.x = [ns.x] %}{% endfor %}";
+    for template in [
+        "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+        "{% for a in range(99999) %}{{ 'x' * 9999 }}{% endfor %}",
+        "{% macro f(x) %}{{ f(x) }}{% endmacro %}{{ f(1) }}",
+        "{% macro f(x) %}{{ f(x) }}{{ f(x) }}{% endmacro %}{{ f(1) }}",
+        "{% for m in messages recursive %}{{ loop([m]) }}{% endfor %}",
+        "{{ 'x' * 999999999 }}",
+        "{% set y = 'y' * 99999 %}{{ y.replace('', y)|length }}",
+        "{% set y = 'y,' * 9999 %}{{ y.split(',')|join(y)|length }}",
+        "{{ 'x'|indent(999999999)|length }}{{ '%999999999d'|format(1) }}",
+        "{% set ns = namespace(x='aaaaaaaa') %}{% for i in range(60) %}{% set ns.x = ns.x + ns.x %}{% endfor %}",
+        "{% set ns = namespace(x=[1]) %}{% for i in range(60) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}{{ ns.x|tojson }}",
+        "{% set ns = namespace(x=[1]) %}{% for i in range(60) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}{{ ns.x }}",
+        "{% set ns = namespace(x=1) %}{% set ns.x = ns %}{{ ns }}",
+        "{% set ns = namespace(x=1) %}{% set ns.x = [ns] %}{{ ns ~ '' }}",
+        "{% set a = namespace() %}{% set b = namespace(x=a) %}{% set a.x = b %}{{ a }}",
+        "{% set ns = namespace(x=messages) %}{% for i in range(60000) %}{% set ns.x = ns.x[0:] %}{% endfor %}{{ ns.x }}",
+        "{% macro f(x, n) %}{{ f([x, x, x, x, x, x, x, x], n) }}{% endmacro %}{{ f([1], 1) }}",
+        "{% for x in [1] recursive %}{{ loop([[x, x, x, x, x, x, x, x]]) }}{{ x ~ '' }}{% endfor %}",
+        "{% include 'chat_template' %}",
+        "{% extends 'chat_template' %}",
+        "{% set x %}{{ 'x' * 9999999 }}{% endset %}{{ [x, x, x, x, x, x, x, x] ~ '' }}",
+        &doubling,
+        &sharing("with a = ", "{% endwith %}"),
+        &sharing("for a in [", "{% endfor %}"),
+        deep,
+    ] {
+        let result = render(template, HELLO).map(|text| text.len());
+        let Err(error) = result else { panic!("{template}: {result:?}") };
+        assert!(
+            matches!(error, Error::Limit { .. } | Error::Argument { .. } | Error::Unsupported { .. }),
+            "{template}: {error}"
+        );
+    }
+    assert!(matches!(render(&"x".repeat(MAX_SOURCE + 1), HELLO), Err(Error::Limit { .. })));
+    let nested = "{{ ".to_owned() + &"(".repeat(100_000) + "1" + &")".repeat(100_000) + " }}";
+    assert!(matches!(render(&nested, HELLO), Err(Error::Limit { .. })));
+}
+
+#[test]
+fn refuses_and_explains() {
+    for (template, part) in [
+        ("{% if %}", "line 1"),
+        ("\n{{ messages|nonsense }}", "nonsense"),
+        ("{{ strftime_now('%Y') }}", "local_time"),
+        ("{% include 'x' %}", "TemplateNotFound"),
+        ("{{ raise_exception('no ' ~ messages[0].content) }}", "an exception about the conversation"),
+        ("{{ messages[0].content.x.y }}", "UndefinedError"),
+    ] {
+        let error = render(template, HELLO).unwrap_err().to_string();
+        assert!(error.contains(part) && !error.contains("Hello"), "{template}: {error}");
+    }
+    let tools = r#"{"messages": [{"role": "user", "content": "x"}], "tools": [{"function": {"name": "f"}}]}"#;
+    assert!(matches!(render(CHATML, tools), Err(Error::Unsupported { .. })));
+    let effort = r#"{"messages": [{"role": "user", "content": "x"}], "reasoning_effort": "high"}"#;
+    assert!(matches!(render(CHATML, effort), Err(Error::Unsupported { .. })));
+    let image = r#"{"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}]}"#;
+    assert!(matches!(render(CHATML, image), Err(Error::Unsupported { .. })));
+}

@@ -1,0 +1,120 @@
+//! What can be said about a JSON Schema before it is compiled: its size, and the keywords that cannot be enforced.
+
+use serde_json::{Map, Value};
+
+use super::{MAX_GRAMMAR_BYTES, check_size};
+use crate::error::{Error, Result};
+
+/// The deepest nesting of a schema: what `serde_json` reads.
+const MAX_DEPTH: usize = 128;
+
+/// Keywords of JSON Schema that would restrict the output and that `llguidance` does not enforce.
+const NOT_ENFORCED: [&str; 18] = [
+    "not",
+    "if",
+    "then",
+    "else",
+    "contains",
+    "minContains",
+    "maxContains",
+    "uniqueItems",
+    "propertyNames",
+    "dependencies",
+    "dependentRequired",
+    "dependentSchemas",
+    "unevaluatedItems",
+    "unevaluatedProperties",
+    "$dynamicRef",
+    "$recursiveRef",
+    "$dynamicAnchor",
+    "x-guidance",
+];
+
+/// What is enforced, for messages.
+const ENFORCED: &str = "type, enum, const, anyOf, oneOf of disjoint schemas, allOf, $ref within the schema, properties, \
+     patternProperties, additionalProperties, required, minProperties, maxProperties, items, prefixItems, minItems, maxItems, minLength, \
+     maxLength, pattern, format, minimum, maximum, exclusiveMinimum, exclusiveMaximum, multipleOf";
+
+/// Refuses schemas that are too large or too deep, or that say what cannot be enforced.
+pub(super) fn check(schema: &Value) -> Result<()> {
+    check_depth(schema)?;
+    let mut bytes = ByteCount(0);
+    // Writing into a counter fails for nothing that a `Value` can hold.
+    if serde_json::to_writer(&mut bytes, schema).is_err() {
+        return Err(Error::argument("schema", "a value that is not JSON", "a JSON Schema"));
+    }
+    check_size("schema", bytes.0, MAX_GRAMMAR_BYTES)?;
+    check_keywords(schema)
+}
+
+/// The schema with the options of `llguidance`. Unbounded whitespace would let a model stay between two tokens of
+/// JSON for ever.
+pub(super) fn with_options(schema: &Value) -> Value {
+    let mut schema = match schema {
+        Value::Object(object) => object.clone(),
+        other => {
+            // `true` and `false` are schemas too; anything else is for the compiler to refuse.
+            let Value::Bool(_) = other else { return other.clone() };
+            Map::from_iter([("allOf".to_owned(), Value::Array(vec![other.clone()]))])
+        }
+    };
+    let whitespace = serde_json::json!({"whitespace_pattern": r"[\x20\x0A\x0D\x09]{1,64}"});
+    schema.insert("x-guidance".to_owned(), whitespace);
+    Value::Object(schema)
+}
+
+fn check_depth(schema: &Value) -> Result<()> {
+    let mut pending = vec![(schema, 1)];
+    while let Some((value, depth)) = pending.pop() {
+        if depth > MAX_DEPTH {
+            return Err(Error::limit("depth of schema", format!("more than {MAX_DEPTH}"), MAX_DEPTH));
+        }
+        match value {
+            Value::Object(object) => pending.extend(object.values().map(|child| (child, depth + 1))),
+            Value::Array(items) => pending.extend(items.iter().map(|child| (child, depth + 1))),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Walks the schemas inside a schema, definitions included: a definition that nothing uses is rare, and a clear
+/// refusal costs less than an answer that breaks a rule.
+fn check_keywords(schema: &Value) -> Result<()> {
+    let mut pending = vec![("schema".to_owned(), schema)];
+    while let Some((path, value)) = pending.pop() {
+        let Value::Object(object) = value else { continue };
+        for (keyword, value) in object {
+            if NOT_ENFORCED.contains(&keyword.as_str()) {
+                return Err(Error::unsupported(format!("keyword at {path}"), keyword, ENFORCED));
+            }
+            let path = format!("{path}.{keyword}");
+            match (keyword.as_str(), value) {
+                ("properties" | "patternProperties" | "$defs" | "definitions", Value::Object(map)) => {
+                    pending.extend(map.iter().map(|(name, child)| (format!("{path}.{name}"), child)));
+                }
+                ("anyOf" | "oneOf" | "allOf" | "prefixItems" | "items", Value::Array(list)) => {
+                    pending
+                        .extend(list.iter().enumerate().map(|(at, child)| (format!("{path}[{at}]"), child)));
+                }
+                ("items" | "additionalItems" | "additionalProperties", child) => pending.push((path, child)),
+                _ => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Counts what is written to it.
+struct ByteCount(usize);
+
+impl std::io::Write for ByteCount {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0 = self.0.saturating_add(bytes.len());
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}

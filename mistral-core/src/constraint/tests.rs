@@ -1,0 +1,360 @@
+use serde_json::json;
+
+use super::*;
+
+const EOS: u32 = 256;
+const CONTROL: u32 = 257;
+
+/// A vocabulary of all bytes, an end, a control token and some longer tokens, among them halves of characters.
+fn table() -> Arc<TokenTable> {
+    let mut tokens: Vec<Vec<u8>> = (0..=255u8).map(|byte| vec![byte]).collect();
+    tokens.extend([vec![], vec![]]);
+    let longer: [&[u8]; 9] =
+        [b"{\"", b"\":", b"true", b"null", b"abc", b"\":\"", b"12", b"\xe7\x8c", b"a\xe7"];
+    tokens.extend(longer.map(<[u8]>::to_vec));
+    Arc::new(TokenTable::new(tokens, &[EOS]).unwrap())
+}
+
+fn allowed(state: &mut ConstraintState) -> Vec<u32> {
+    let mask = state.mask().unwrap().to_vec();
+    (0..state.table.vocab_size() as u32)
+        .filter(|&token| mask[token as usize / 32] >> (token % 32) & 1 == 1)
+        .collect()
+}
+
+fn feed(state: &mut ConstraintState, text: &str) -> Result<()> {
+    text.bytes().try_for_each(|byte| state.accept(u32::from(byte)))
+}
+
+/// Whether the constraint takes this text, whole.
+fn takes(constraint: &Constraint, text: &str) -> bool {
+    let mut state = constraint.start();
+    feed(&mut state, text).is_ok() && state.may_stop()
+}
+
+fn schema(schema: Value) -> Result<Constraint> {
+    Constraint::json_schema(&table(), &schema)
+}
+
+/// Answers of randomly chosen allowed tokens; the end as soon as it is allowed and a coin says so.
+fn random_answer(constraint: &Constraint, table: &TokenTable, seed: u64) -> Option<Vec<u8>> {
+    let mut random = seed;
+    let mut state = constraint.start();
+    let mut text = Vec::new();
+    for _ in 0..400 {
+        let choices = allowed(&mut state);
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let mut token = choices[(random >> 33) as usize % choices.len()];
+        if choices.contains(&EOS) && random & (1 << 32) != 0 {
+            token = EOS;
+        }
+        state.accept(token).unwrap();
+        if token == EOS {
+            return Some(text);
+        }
+        text.extend(table.factory.tok_env().tok_trie().token(token));
+    }
+    None
+}
+
+#[test]
+fn random_answers_obey_the_schema() {
+    let table = table();
+    let shape = json!({
+        "type": "object",
+        "properties": {
+            "name": {"type": "string", "maxLength": 5},
+            "age": {"type": "integer", "minimum": 0, "maximum": 120},
+            "kind": {"enum": ["猫", "dog", null]},
+            "tags": {"type": "array", "items": {"type": "boolean"}, "maxItems": 3},
+        },
+        "required": ["name", "age", "kind", "tags"],
+        "additionalProperties": false,
+    });
+    let constraint = Constraint::json_schema(&table, &shape).unwrap();
+    let mut finished = 0;
+    for seed in 0..200 {
+        let Some(text) = random_answer(&constraint, &table, seed) else { continue };
+        let value: Value = serde_json::from_slice(&text).unwrap();
+        let keys: Vec<&String> = value.as_object().unwrap().keys().collect();
+        assert_eq!(keys, ["name", "age", "kind", "tags"]);
+        assert!(value["name"].as_str().unwrap().chars().count() <= 5);
+        assert!((0..=120).contains(&value["age"].as_i64().unwrap()));
+        assert!(["猫", "dog"].map(|kind| json!(kind)).contains(&value["kind"]) || value["kind"].is_null());
+        let tags = value["tags"].as_array().unwrap();
+        assert!(tags.len() <= 3 && tags.iter().all(Value::is_boolean));
+        finished += 1;
+    }
+    assert!(finished > 20, "{finished} answers came to an end");
+}
+
+#[test]
+fn any_object_is_an_object() {
+    let constraint = Constraint::json_object(&table()).unwrap();
+    assert!(takes(&constraint, r#"{}"#));
+    assert!(takes(&constraint, r#"{ "a": [1, {"b": null}], "c": "é\n" }"#));
+    for wrong in ["[]", "1", "{\"a\":}", "{", "x", "{}{}"] {
+        assert!(!takes(&constraint, wrong), "{wrong}");
+    }
+}
+
+#[test]
+fn whitespace_has_an_end() {
+    let constraint = Constraint::json_object(&table()).unwrap();
+    assert!(takes(&constraint, &format!("{{{}}}", " ".repeat(64))));
+    assert!(!takes(&constraint, &format!("{{{}}}", " ".repeat(65))));
+}
+
+#[test]
+fn a_regex_matches_as_a_whole() {
+    let constraint = Constraint::regex(&table(), r"[a-c]{2,3}/é\d").unwrap();
+    assert!(takes(&constraint, "ab/é7"));
+    assert!(takes(&constraint, "abc/é7"));
+    assert!(!takes(&constraint, "a/é7"));
+    assert!(!takes(&constraint, "ab/é77"));
+}
+
+#[test]
+fn a_grammar_can_ask_for_control_tokens() {
+    let table = table();
+    let constraint = Constraint::lark(&table, &format!("start: <[{CONTROL}]> \"ok\"+")).unwrap();
+    let mut state = constraint.start();
+    assert_eq!(allowed(&mut state), [CONTROL]);
+    state.accept(CONTROL).unwrap();
+    feed(&mut state, "okok").unwrap();
+    assert!(state.may_stop() && !state.is_complete());
+    let json = Constraint::json_object(&table).unwrap();
+    assert!(!allowed(&mut json.start()).contains(&CONTROL));
+}
+
+#[test]
+fn tokens_may_end_inside_a_character() {
+    let table = table();
+    let constraint = Constraint::regex(&table, "a猫").unwrap();
+    let mut state = constraint.start();
+    // "a" and "a\xe7".
+    assert_eq!(allowed(&mut state), [u32::from(b'a'), 266]);
+    state.accept(266).unwrap();
+    assert_eq!(allowed(&mut state), [0x8c]);
+    state.accept(0x8c).unwrap();
+    state.accept(0xab).unwrap();
+    assert!(state.is_complete());
+}
+
+#[test]
+fn the_end_is_allowed_where_the_answer_may_end() {
+    let constraint = Constraint::regex(&table(), "ab?").unwrap();
+    let mut state = constraint.start();
+    assert!(!state.may_stop());
+    assert!(state.accept(EOS).is_err());
+    feed(&mut state, "a").unwrap();
+    assert_eq!(allowed(&mut state), [u32::from(b'b'), EOS]);
+    assert!(state.may_stop() && !state.is_complete());
+    feed(&mut state, "b").unwrap();
+    assert!(state.may_stop() && state.is_complete());
+    assert_eq!(allowed(&mut state), [EOS]);
+    state.accept(EOS).unwrap();
+    assert!(state.is_complete());
+    assert!(state.mask().is_err());
+    assert!(state.accept(EOS).is_err());
+}
+
+#[test]
+fn a_token_off_the_grammar_is_refused_and_changes_nothing() {
+    let constraint = Constraint::regex(&table(), "ab").unwrap();
+    let mut state = constraint.start();
+    feed(&mut state, "a").unwrap();
+    for wrong in [u32::from(b'x'), u32::from(b'a'), CONTROL, EOS, 0xff, 9_999, u32::MAX] {
+        let error = state.accept(wrong).unwrap_err().to_string();
+        let expected =
+            format!("argument `token`: found {wrong}, expected a token that the constraint allows");
+        assert_eq!(error, expected);
+    }
+    assert_eq!(allowed(&mut state), [u32::from(b'b')]);
+    feed(&mut state, "b").unwrap();
+    assert!(state.is_complete());
+}
+
+#[test]
+fn tokens_can_be_taken_back() {
+    let constraint = Constraint::regex(&table(), "a[xy]z?").unwrap();
+    let mut state = constraint.start();
+    feed(&mut state, "ax").unwrap();
+    state.accept(EOS).unwrap();
+    state.rollback(2).unwrap();
+    assert_eq!(allowed(&mut state), [u32::from(b'x'), u32::from(b'y')]);
+    feed(&mut state, "yz").unwrap();
+    assert!(state.is_complete());
+    state.rollback(1).unwrap();
+    assert_eq!(allowed(&mut state), [u32::from(b'z'), EOS]);
+    assert!(matches!(state.rollback(3), Err(Error::Argument { .. })));
+    state.rollback(2).unwrap();
+    assert_eq!(allowed(&mut state), [u32::from(b'a')]);
+}
+
+#[test]
+fn answers_do_not_touch_each_other() {
+    let constraint = Constraint::regex(&table(), "(ab|cd)+").unwrap();
+    let (mut one, mut two) = (constraint.start(), constraint.start());
+    feed(&mut one, "a").unwrap();
+    feed(&mut two, "c").unwrap();
+    let mut fork = one.clone();
+    feed(&mut fork, "b").unwrap();
+    assert_eq!(allowed(&mut one), [u32::from(b'b')]);
+    assert_eq!(allowed(&mut two), [u32::from(b'd')]);
+    assert!(fork.may_stop());
+}
+
+#[test]
+fn constraints_go_between_threads() {
+    fn sendable<T: Send>() {}
+    sendable::<Constraint>();
+    sendable::<ConstraintState>();
+    sendable::<Arc<TokenTable>>();
+}
+
+#[test]
+fn keywords_that_are_not_enforced_are_named_with_their_place() {
+    let wrong = json!({"properties": {"a": {"anyOf": [{"type": "null"}, {"not": {"type": "string"}}]}}});
+    let Err(Error::Unsupported { what, found, .. }) = schema(wrong) else { panic!("accepted") };
+    assert_eq!((what.as_str(), found.as_str()), ("keyword at schema.properties.a.anyOf[1]", "not"));
+    for (keyword, value) in [
+        ("uniqueItems", json!(true)),
+        ("contains", json!({})),
+        ("if", json!({})),
+        ("dependentRequired", json!({})),
+        ("x-guidance", json!({"lenient": true})),
+    ] {
+        let wrong = json!({"$defs": {"b": {"items": {keyword: value}}}, "$ref": "#/$defs/b"});
+        let Err(Error::Unsupported { what, found, .. }) = schema(wrong) else { panic!("accepted {keyword}") };
+        assert_eq!((what.as_str(), found.as_str()), ("keyword at schema.$defs.b.items", keyword));
+    }
+    // Names of properties and values are no keywords.
+    assert!(schema(json!({"properties": {"not": {"const": {"if": 1}}}})).is_ok());
+}
+
+#[test]
+fn schemas_that_nothing_satisfies_or_that_are_wrong_are_refused() {
+    for wrong in [
+        json!(false),
+        json!({"type": "integer", "minimum": 5, "maximum": 3}),
+        json!({"type": "string", "minLength": 3, "maxLength": 2}),
+        json!({"type": "string", "pattern": "^a$", "minLength": 3}),
+        json!({"allOf": [{"type": "string"}, {"type": "null"}]}),
+        json!({"enum": []}),
+        json!({"type": "elephant"}),
+        json!({"type": 7}),
+        json!({"enum": "x"}),
+        json!({"properties": []}),
+        json!({"minLength": -1}),
+        json!({"minLength": "ééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééé"}),
+        json!({"type": "string", "pattern": "("}),
+        json!({"type": "string", "format": "idn-email"}),
+        json!({"$ref": "#/nowhere"}),
+        json!({"$ref": "https://example.com/schema"}),
+        json!({"$ref": "#"}),
+        json!({"oneOf": [{"type": "integer"}, {"type": "number"}]}),
+        json!(null),
+        json!([1]),
+        json!("text"),
+    ] {
+        let shown = wrong.to_string();
+        match schema(wrong) {
+            Err(Error::Argument { name, found, .. }) => {
+                assert_eq!(name, "schema");
+                assert!(!found.contains("backtrace") && found.len() < 400, "{shown}: {found}");
+            }
+            other => panic!("{shown}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn boolean_and_recursive_schemas_work() {
+    assert!(takes(&schema(json!(true)).unwrap(), "[1, \"a\", {}]"));
+    let list = json!({
+        "type": "object",
+        "properties": {"next": {"anyOf": [{"$ref": "#"}, {"type": "null"}]}},
+        "required": ["next"],
+        "additionalProperties": false,
+    });
+    let constraint = schema(list).unwrap();
+    assert!(takes(&constraint, r#"{"next":{"next":{"next":null}}}"#));
+    assert!(!takes(&constraint, r#"{"next":{"next":1}}"#));
+}
+
+/// Runs in the two megabytes of stack that a thread has.
+#[test]
+fn hostile_input_ends_in_an_error_soon() {
+    let table = table();
+    let mut deep = json!({"type": "integer"});
+    for _ in 0..60 {
+        deep = json!({"type": "array", "items": deep, "properties": {"a": true}});
+    }
+    assert!(Constraint::json_schema(&table, &deep).is_ok());
+    for _ in 0..200 {
+        deep = json!({"items": deep});
+    }
+    assert!(matches!(Constraint::json_schema(&table, &deep), Err(Error::Limit { .. })));
+    let large = json!({"const": "x".repeat(MAX_GRAMMAR_BYTES)});
+    assert!(matches!(Constraint::json_schema(&table, &large), Err(Error::Limit { .. })));
+    for wrong in ["", "(", "a\\", "[", "(?=a)", "a{5,2}", &"(".repeat(20_000), &"(a".repeat(20_000)] {
+        assert!(Constraint::regex(&table, wrong).is_err(), "{}", wrong.chars().take(20).collect::<String>());
+    }
+    assert!(matches!(Constraint::regex(&table, &"a".repeat(MAX_REGEX_BYTES + 1)), Err(Error::Limit { .. })));
+    let nested_groups = format!("{}a{}", "(".repeat(20_000), ")".repeat(20_000));
+    assert!(Constraint::regex(&table, &nested_groups).is_err());
+    for wrong in [
+        "",
+        "start",
+        "start: nowhere",
+        "start: start",
+        "x: \"a\"",
+        "start: \"a",
+        "start: /(/",
+        "start: %json { \"not\": {} }",
+    ] {
+        assert!(matches!(Constraint::lark(&table, wrong), Err(Error::Argument { .. })), "{wrong}");
+    }
+    let nested = format!("start: {}\"a\"{}", "(".repeat(50_000), ")".repeat(50_000));
+    assert!(Constraint::lark(&table, &nested).is_err());
+    // Whatever becomes of these: no panic, no hang.
+    for heavy in ["((a{0,1000}){0,1000}){0,1000}", "(a|aa)+b", "(.*a.{30}){4}", "(x+x+)+y"] {
+        if let Ok(constraint) = Constraint::regex(&table, heavy) {
+            let mut state = constraint.start();
+            let _ = feed(&mut state, &"a".repeat(200));
+            let _ = state.mask();
+        }
+    }
+}
+
+#[test]
+fn ambiguous_grammars_end_in_a_limit() {
+    let mut table = table();
+    Arc::get_mut(&mut table).unwrap().factory.limits_mut().max_items_in_row = 200;
+    let constraint = Constraint::lark(&table, "start: e\ne: e e | \"a\" | e e e").unwrap();
+    let mut state = constraint.start();
+    let mut failed = None;
+    for _ in 0..5_000 {
+        if let Err(error) = state.accept(u32::from(b'a')).and_then(|()| state.mask().map(|_| ())) {
+            failed = Some(error);
+            break;
+        }
+    }
+    assert!(matches!(failed, Some(Error::Limit { .. })), "{failed:?}");
+    // A failed state stays failed and does not panic.
+    assert!(state.mask().is_err() && state.accept(u32::from(b'a')).is_err() && state.rollback(1).is_err());
+}
+
+#[test]
+fn tables_are_checked() {
+    assert!(matches!(TokenTable::new(Vec::new(), &[]), Err(Error::Argument { .. })));
+    assert!(matches!(TokenTable::new(vec![vec![b'a']], &[]), Err(Error::Argument { .. })));
+    assert!(matches!(TokenTable::new(vec![vec![b'a']], &[1]), Err(Error::Argument { .. })));
+    assert!(matches!(TokenTable::new(vec![vec![b'a'; 1 << 22]], &[0]), Err(Error::Limit { .. })));
+    // Too long, or marked like a control token: never allowed, and harmless.
+    let tokens = vec![vec![], vec![b'a'; 5_000], vec![0xff, b'['], b"a".to_vec(), b"a".to_vec()];
+    let table = Arc::new(TokenTable::new(tokens, &[0]).unwrap());
+    let constraint = Constraint::regex(&table, "a+").unwrap();
+    assert_eq!(allowed(&mut constraint.start()), [3, 4]);
+}
