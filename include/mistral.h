@@ -15,8 +15,8 @@
  *   comes out is UTF-8 and has a NUL behind it that the length does not count.
  * - Options and requests are JSON objects. An unknown key, or a value of the wrong type, is refused with
  *   MISTRAL_E_ARGUMENT, and the message names it.
- * - const handles may be used by several threads at once, others by one at a time. The library does not wait where two threads
- *   collide on an object, or where a callback uses the object that called it: MISTRAL_E_BUSY.
+ * - const handles may be used by several threads at once, others by one at a time. Where two threads collide on an
+ *   object, or a callback uses the object that called it, the library does not wait: MISTRAL_E_BUSY.
  * - Pointers are checked for NULL: MISTRAL_E_NULL. MISTRAL_NULLABLE marks those that may be; both markers are empty
  *   unless you define them before the #include.
  * - Structs begin with struct_size and only grow at the end. New functions, statuses and keys may come; nothing that is
@@ -89,7 +89,8 @@
 #define MISTRAL_LOG_ERROR 1
 
 /**
- * Bytes that the library made, most often UTF-8 text. Free them with `mistral_buf_free`, which overwrites them with zeros.
+ * Bytes that the library made, most often UTF-8 text. Free them with `mistral_buf_free`, which overwrites
+ * them with zeros.
  */
 typedef struct mistral_buf mistral_buf;
 
@@ -114,14 +115,15 @@ typedef struct mistral_model mistral_model;
 typedef struct mistral_session mistral_session;
 
 /**
- * What a call came to: `MISTRAL_OK` or one of the `MISTRAL_E_…` numbers. The numbers are frozen; new ones may be added.
+ * What a call came to: `MISTRAL_OK` or one of the `MISTRAL_E_...` numbers. The numbers are frozen; new ones
+ * may be added.
  */
 typedef int32_t mistral_status;
 
 /**
- * Is given what the library has to say: `level` is a `MISTRAL_LOG_…` number; `message` is `len` bytes of UTF-8, followed
- * by a NUL, that live until it returns. It may be called from any thread, several at once, threads of the library
- * included. It must return: no exception, no `longjmp`.
+ * Is given what the library has to say: `level` is a `MISTRAL_LOG_...` number; `message` is `len` bytes of
+ * UTF-8, followed by a NUL, that live until it returns. It may be called from any thread, several at once,
+ * threads of the library included. It must return: no exception, no `longjmp`.
  */
 typedef void (*mistral_log_fn)(void *user_data,
                                int32_t level,
@@ -151,8 +153,8 @@ typedef struct mistral_progress {
 } mistral_progress;
 
 /**
- * Is told of progress. `progress` lives until it returns. Non-zero stops the call with `MISTRAL_E_CANCELLED`.
- * It must return: no exception, no `longjmp`.
+ * Is told of progress. `progress` lives until it returns. Non-zero stops the call with
+ * `MISTRAL_E_CANCELLED`. It must return: no exception, no `longjmp`.
  */
 typedef int32_t (*mistral_progress_fn)(void *user_data,
                                        const struct mistral_progress *progress);
@@ -180,8 +182,8 @@ typedef struct mistral_event {
    */
   size_t struct_size;
   /**
-   * Text that became certain with this token: whole UTF-8 characters, often none, never part of a stop text.
-   * A NUL follows it.
+   * Text that became certain with this token: whole UTF-8 characters, often none, never part of a stop
+   * text. A NUL follows it.
    */
   const char *text;
   /**
@@ -197,7 +199,8 @@ typedef struct mistral_event {
    */
   int32_t finish_reason;
   /**
-   * The token's log-probability in the model's own distribution; not a number unless the options ask for it.
+   * The token's log-probability in the model's own distribution; not a number unless the options ask for
+   * it.
    */
   float logprob;
   /**
@@ -218,8 +221,8 @@ typedef int32_t (*mistral_event_fn)(void *user_data,
                                     const struct mistral_event *event);
 
 /**
- * Is given each chunk of a streamed chat: `len` bytes of UTF-8 JSON, followed by a NUL, that live until it returns.
- * Non-zero stops the call with `MISTRAL_E_CANCELLED`. It must return: no exception, no `longjmp`.
+ * Is given each chunk of a streamed chat: `len` bytes of UTF-8 JSON, followed by a NUL, that live until it
+ * returns. Non-zero stops the call with `MISTRAL_E_CANCELLED`. It must return: no exception, no `longjmp`.
  */
 typedef int32_t (*mistral_chunk_fn)(void *user_data,
                                     const char *chunk,
@@ -345,8 +348,8 @@ MISTRAL_API
 const char *mistral_version(void);
 
 /**
- * What this build of the library is, as a JSON object: `version`, `arch`, `os`, `devices`, `sampler` (the name and version of
- * the random generator: the same seed gives the same tokens where it is the same).
+ * What this build of the library is, as a JSON object: `version`, `arch`, `os`, `devices`, `sampler` (the
+ * name and version of the random generator: the same seed gives the same tokens where it is the same).
  *
  * Ownership: the caller frees `*out` with `mistral_buf_free`.
  * Encoding: UTF-8 JSON.
@@ -354,11 +357,11 @@ const char *mistral_version(void);
  * Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_NO_MEMORY`, `MISTRAL_E_LIMIT`, `MISTRAL_E_INTERNAL`.
  */
 MISTRAL_API
-mistral_status mistral_build_info(struct mistral_buf **out);
+mistral_status mistral_build_info(struct mistral_buf **MISTRAL_NONNULL out);
 
 /**
- * The devices that this build can open on this machine, as a JSON list of objects with a `name`, which `mistral_model_open`
- * takes as the option `device`.
+ * The devices that this build can open on this machine, as a JSON list of objects with a `name`, which
+ * `mistral_model_open` takes as the option `device`.
  *
  * Ownership: the caller frees `*out` with `mistral_buf_free`.
  * Encoding: UTF-8 JSON.
@@ -366,7 +369,7 @@ mistral_status mistral_build_info(struct mistral_buf **out);
  * Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_NO_MEMORY`, `MISTRAL_E_LIMIT`, `MISTRAL_E_INTERNAL`.
  */
 MISTRAL_API
-mistral_status mistral_devices(struct mistral_buf **out);
+mistral_status mistral_devices(struct mistral_buf **MISTRAL_NONNULL out);
 
 /**
  * The name of a status: `"MISTRAL_E_ARGUMENT"`; `"MISTRAL_E_?"` for a number that is none.
@@ -389,24 +392,24 @@ MISTRAL_API
 const char *mistral_status_description(mistral_status status);
 
 /**
- * Copies out the message of the last call that failed on this thread: what failed, where, what was found, what was
- * expected; never text of a prompt or an answer. Calls that succeed leave it as it is.
+ * Copies out the message of the last call that failed on this thread: what failed, where, what was found,
+ * what was expected; never text of a prompt or an answer. Calls that succeed leave it as it is.
  *
- * Like `snprintf`: at most `capacity` bytes are written to `message`, a final NUL included, cut between characters, and
- * the length of the whole message without the NUL comes back: 0 where no call has failed.
+ * Like `snprintf`: at most `capacity` bytes are written to `message`, a final NUL included, cut between
+ * characters, and the length of the whole message without the NUL comes back: 0 where no call has failed.
  *
  * Encoding: UTF-8.
  * NULL allowed: `message` if `capacity` is 0.
  * Threads: any; each has its own last error.
  */
 MISTRAL_API
-size_t mistral_last_error(char *message,
+size_t mistral_last_error(char *MISTRAL_NULLABLE message,
                           size_t capacity);
 
 /**
- * The last call that failed on this thread, as a JSON object: `status` (its number), `name`, `message`, and the parts of
- * the message where it has them: `argument`, `file`, `key`, `found`, `expected`, `supported`, `limit`, `needed`, …
- * `null` where no call has failed.
+ * The last call that failed on this thread, as a JSON object: `status` (its number), `name`, `message`, and
+ * the parts of the message where it has them: `argument`, `file`, `key`, `found`, `expected`, `supported`,
+ * `limit`, `needed` ... `null` where no call has failed.
  *
  * Ownership: the caller frees `*out` with `mistral_buf_free`.
  * Encoding: UTF-8 JSON.
@@ -414,12 +417,12 @@ size_t mistral_last_error(char *message,
  * Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_NO_MEMORY`, `MISTRAL_E_LIMIT`, `MISTRAL_E_INTERNAL`.
  */
 MISTRAL_API
-mistral_status mistral_last_error_json(struct mistral_buf **out);
+mistral_status mistral_last_error_json(struct mistral_buf **MISTRAL_NONNULL out);
 
 /**
- * Sets the function that is given what the library has to say, for the whole process; NULL ends it. When this returns, the
- * function that was set before is not running and will not be called again. A library without one is silent: it never writes
- * to standard output or standard error.
+ * Sets the function that is given what the library has to say, for the whole process; NULL ends it. When
+ * this returns, the function that was set before is not running and will not be called again. A library
+ * without one is silent: it never writes to standard output or standard error.
  *
  * Ownership: `user_data` stays the caller's, and must live until another function is set.
  * NULL allowed: `callback`, `user_data`.
@@ -428,7 +431,7 @@ mistral_status mistral_last_error_json(struct mistral_buf **out);
  */
 MISTRAL_API
 mistral_status mistral_set_log(mistral_log_fn callback,
-                               void *user_data);
+                               void *MISTRAL_NULLABLE user_data);
 
 /**
  * The bytes of a buffer, followed by a NUL; NULL if `buf` is not the handle of a buffer.
@@ -439,7 +442,7 @@ mistral_status mistral_set_log(mistral_log_fn callback,
  * Threads: any, several at once.
  */
 MISTRAL_API
-const char *mistral_buf_data(const struct mistral_buf *buf);
+const char *mistral_buf_data(const struct mistral_buf *MISTRAL_NULLABLE buf);
 
 /**
  * The number of bytes of a buffer, without the NUL behind them; 0 if `buf` is not the handle of a buffer.
@@ -448,7 +451,7 @@ const char *mistral_buf_data(const struct mistral_buf *buf);
  * Threads: any, several at once.
  */
 MISTRAL_API
-size_t mistral_buf_len(const struct mistral_buf *buf);
+size_t mistral_buf_len(const struct mistral_buf *MISTRAL_NULLABLE buf);
 
 /**
  * Overwrites the bytes of a buffer with zeros and frees it.
@@ -458,7 +461,7 @@ size_t mistral_buf_len(const struct mistral_buf *buf);
  * Statuses: `MISTRAL_OK`, `MISTRAL_E_HANDLE`, `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
  */
 MISTRAL_API
-mistral_status mistral_buf_free(struct mistral_buf *buf);
+mistral_status mistral_buf_free(struct mistral_buf *MISTRAL_NULLABLE buf);
 
 /**
  * Makes a cancel object, which stops the calls that are given it.
@@ -468,17 +471,17 @@ mistral_status mistral_buf_free(struct mistral_buf *buf);
  * Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_LIMIT`, `MISTRAL_E_INTERNAL`.
  */
 MISTRAL_API
-mistral_status mistral_cancel_new(struct mistral_cancel **out);
+mistral_status mistral_cancel_new(struct mistral_cancel **MISTRAL_NONNULL out);
 
 /**
- * Stops the calls that were given `cancel`, those that run and those to come: they end with `MISTRAL_E_CANCELLED`, within
- * one step. Not for signal handlers.
+ * Stops the calls that were given `cancel`, those that run and those to come: they end with
+ * `MISTRAL_E_CANCELLED`, within one step. Not for signal handlers.
  *
  * Threads: any, several at once.
  * Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_HANDLE`, `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
  */
 MISTRAL_API
-mistral_status mistral_cancel_trigger(const struct mistral_cancel *cancel);
+mistral_status mistral_cancel_trigger(const struct mistral_cancel *MISTRAL_NONNULL cancel);
 
 /**
  * Makes a cancel object that was triggered usable again.
@@ -487,7 +490,7 @@ mistral_status mistral_cancel_trigger(const struct mistral_cancel *cancel);
  * Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_HANDLE`, `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
  */
 MISTRAL_API
-mistral_status mistral_cancel_reset(const struct mistral_cancel *cancel);
+mistral_status mistral_cancel_reset(const struct mistral_cancel *MISTRAL_NONNULL cancel);
 
 /**
  * Frees a cancel object. Calls that were given it go on.
@@ -497,14 +500,17 @@ mistral_status mistral_cancel_reset(const struct mistral_cancel *cancel);
  * Statuses: `MISTRAL_OK`, `MISTRAL_E_HANDLE`, `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
  */
 MISTRAL_API
-mistral_status mistral_cancel_free(struct mistral_cancel *cancel);
+mistral_status mistral_cancel_free(struct mistral_cancel *MISTRAL_NULLABLE cancel);
 
 /**
- * Opens the checkpoint at `path`: a folder or a file. The files are mapped, and must not change while the model is open.
+ * Opens the checkpoint at `path`: a folder or a file. The files are mapped, and must not change while the
+ * model is open.
  *
- * `options` is a JSON object: `device` (`"cpu"`, …: see `mistral_devices`), `threads`, `quantize` (`"q8_0"`, `"q4_0"`, `"q4_k"`:
- * float weights are turned into these blocks while loading), `activation` (`"int8"`, `"f32"`: how activations meet weights in blocks),
- * `max_memory` (bytes for weights and caches together). A relative path starts at the current directory, as everywhere.
+ * `options` is a JSON object: `device` (`"cpu"` ...: see `mistral_devices`), `threads`, `quantize`
+ * (`"q8_0"`, `"q4_0"`, `"q4_k"`: float weights are turned into these blocks while loading), `activation`
+ * (`"int8"`, `"f32"`: how activations meet weights in blocks), `max_memory` (bytes for weights and caches
+ * together), `weights` (`false` opens the tokenizer alone), `tokenizer_version` (`"v3"` ...: Mistral's chat
+ * format, where the files do not tell it). A relative path starts at the current directory, as everywhere.
  *
  * `progress` is called on the calling thread.
  *
@@ -517,14 +523,14 @@ mistral_status mistral_cancel_free(struct mistral_cancel *cancel);
  * `MISTRAL_E_CANCELLED`, `MISTRAL_E_DEVICE`, `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
  */
 MISTRAL_API
-mistral_status mistral_model_open(const char *path,
+mistral_status mistral_model_open(const char *MISTRAL_NONNULL path,
                                   size_t path_len,
-                                  const char *options,
+                                  const char *MISTRAL_NULLABLE options,
                                   size_t options_len,
-                                  const struct mistral_cancel *cancel,
+                                  const struct mistral_cancel *MISTRAL_NULLABLE cancel,
                                   mistral_progress_fn progress,
-                                  void *user_data,
-                                  struct mistral_model **out);
+                                  void *MISTRAL_NULLABLE user_data,
+                                  struct mistral_model **MISTRAL_NONNULL out);
 
 /**
  * What a model is, as a JSON object: its architecture and shape, device, files, and what its tokenizer is.
@@ -536,8 +542,8 @@ mistral_status mistral_model_open(const char *path,
  * `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
  */
 MISTRAL_API
-mistral_status mistral_model_info(const struct mistral_model *model,
-                                  struct mistral_buf **out);
+mistral_status mistral_model_info(const struct mistral_model *MISTRAL_NONNULL model,
+                                  struct mistral_buf **MISTRAL_NONNULL out);
 
 /**
  * Gives a model up. Its memory goes when its last session has been freed and its last call has ended.
@@ -547,13 +553,14 @@ mistral_status mistral_model_info(const struct mistral_model *model,
  * Statuses: `MISTRAL_OK`, `MISTRAL_E_HANDLE`, `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
  */
 MISTRAL_API
-mistral_status mistral_model_free(struct mistral_model *model);
+mistral_status mistral_model_free(struct mistral_model *MISTRAL_NULLABLE model);
 
 /**
  * Turns text into tokens.
  *
- * `options` is a JSON object: `bos` (`true` puts the beginning-of-sequence token first, if the model's tokenizer wants one),
- * `special` (`true` reads the names of control tokens as these tokens: not for text of users). Both are `false` if not given.
+ * `options` is a JSON object: `bos` (`true` puts the beginning-of-sequence token first, if the model's
+ * tokenizer wants one), `special` (`true` reads the names of control tokens as these tokens: not for text of
+ * users). Both are `false` if not given.
  *
  * `*count` is written also with `MISTRAL_E_BUFFER_TOO_SMALL`: the number of tokens that there are.
  *
@@ -565,41 +572,42 @@ mistral_status mistral_model_free(struct mistral_model *model);
  * `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
  */
 MISTRAL_API
-mistral_status mistral_encode(const struct mistral_model *model,
-                              const char *text,
+mistral_status mistral_encode(const struct mistral_model *MISTRAL_NONNULL model,
+                              const char *MISTRAL_NONNULL text,
                               size_t text_len,
-                              const char *options,
+                              const char *MISTRAL_NULLABLE options,
                               size_t options_len,
-                              uint32_t *tokens,
+                              uint32_t *MISTRAL_NULLABLE tokens,
                               size_t capacity,
-                              size_t *count);
+                              size_t *MISTRAL_NONNULL count);
 
 /**
  * Turns tokens into text. Bytes that are not UTF-8 become U+FFFD.
  *
- * `options` is a JSON object: `special` (`true` writes the names of control tokens; `false`, the default, leaves them out).
+ * `options` is a JSON object: `special` (`true` writes the names of control tokens; `false`, the default,
+ * leaves them out).
  *
  * Ownership: the caller frees `*out` with `mistral_buf_free`.
  * Encoding: `options` and the text are UTF-8.
  * NULL allowed: `tokens` if `count` is 0, `options` if `options_len` is 0.
  * Threads: any, several at once.
- * Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT` (a token that does not exist, or the options),
- * `MISTRAL_E_UTF8`, `MISTRAL_E_HANDLE`, `MISTRAL_E_NO_MEMORY`, `MISTRAL_E_LIMIT`, `MISTRAL_E_UNSUPPORTED` (the model
- * has no tokenizer), `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
+ * Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT` (a token that does not exist, or the
+ * options), `MISTRAL_E_UTF8`, `MISTRAL_E_HANDLE`, `MISTRAL_E_NO_MEMORY`, `MISTRAL_E_LIMIT`,
+ * `MISTRAL_E_UNSUPPORTED` (the model has no tokenizer), `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
  */
 MISTRAL_API
-mistral_status mistral_decode(const struct mistral_model *model,
-                              const uint32_t *tokens,
+mistral_status mistral_decode(const struct mistral_model *MISTRAL_NONNULL model,
+                              const uint32_t *MISTRAL_NULLABLE tokens,
                               size_t count,
-                              const char *options,
+                              const char *MISTRAL_NULLABLE options,
                               size_t options_len,
-                              struct mistral_buf **out);
+                              struct mistral_buf **MISTRAL_NONNULL out);
 
 /**
  * Makes an empty session on a model, its cache included.
  *
- * `options` is a JSON object: `context` (positions; 4096, or fewer if the model was made for fewer, if not given),
- * `cache_type` (`"f16"`, the default, or `"f32"`).
+ * `options` is a JSON object: `context` (positions; 4096, or fewer if the model was made for fewer, if not
+ * given), `cache_type` (`"f16"`, the default, or `"f32"`).
  *
  * Ownership: the caller frees `*out` with `mistral_session_free`; the session keeps the model alive.
  * Encoding: `options` is UTF-8.
@@ -610,10 +618,10 @@ mistral_status mistral_decode(const struct mistral_model *model,
  * `MISTRAL_E_INTERNAL`.
  */
 MISTRAL_API
-mistral_status mistral_session_new(const struct mistral_model *model,
-                                   const char *options,
+mistral_status mistral_session_new(const struct mistral_model *MISTRAL_NONNULL model,
+                                   const char *MISTRAL_NULLABLE options,
                                    size_t options_len,
-                                   struct mistral_session **out);
+                                   struct mistral_session **MISTRAL_NONNULL out);
 
 /**
  * Forgets all tokens of a session; its memory stays allocated.
@@ -623,7 +631,7 @@ mistral_status mistral_session_new(const struct mistral_model *model,
  * `MISTRAL_E_INTERNAL`.
  */
 MISTRAL_API
-mistral_status mistral_session_reset(struct mistral_session *session);
+mistral_status mistral_session_reset(struct mistral_session *MISTRAL_NONNULL session);
 
 /**
  * How full a session is, as a JSON object: `tokens` (on its timeline) and `context` (positions in all).
@@ -635,8 +643,8 @@ mistral_status mistral_session_reset(struct mistral_session *session);
  * `MISTRAL_E_LIMIT`, `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
  */
 MISTRAL_API
-mistral_status mistral_session_stats(const struct mistral_session *session,
-                                     struct mistral_buf **out);
+mistral_status mistral_session_stats(const struct mistral_session *MISTRAL_NONNULL session,
+                                     struct mistral_buf **MISTRAL_NONNULL out);
 
 /**
  * Gives a session up. A call or a generation that is using it goes on; the memory goes when that ends.
@@ -646,13 +654,15 @@ mistral_status mistral_session_stats(const struct mistral_session *session,
  * Statuses: `MISTRAL_OK`, `MISTRAL_E_HANDLE`, `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
  */
 MISTRAL_API
-mistral_status mistral_session_free(struct mistral_session *session);
+mistral_status mistral_session_free(struct mistral_session *MISTRAL_NULLABLE session);
 
 /**
- * Appends tokens to a session and evaluates them; `mistral_logits` then has the logits of the last one. A call that is
- * cancelled keeps the tokens that were evaluated until then; one that fails otherwise appends none.
+ * Appends tokens to a session and evaluates them; `mistral_logits` then has the logits of the last one. A
+ * call that is cancelled keeps the tokens that were evaluated until then; one that fails otherwise appends
+ * none.
  *
- * `progress` is called on the calling thread; a call on this session from it is refused with `MISTRAL_E_BUSY`.
+ * `progress` is called on the calling thread; a call on this session from it is refused with
+ * `MISTRAL_E_BUSY`.
  *
  * NULL allowed: `cancel`, `progress`, `user_data`.
  * Threads: one at a time for each session.
@@ -661,39 +671,43 @@ mistral_status mistral_session_free(struct mistral_session *session);
  * `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
  */
 MISTRAL_API
-mistral_status mistral_prefill(struct mistral_session *session,
-                               const uint32_t *tokens,
+mistral_status mistral_prefill(struct mistral_session *MISTRAL_NONNULL session,
+                               const uint32_t *MISTRAL_NONNULL tokens,
                                size_t count,
-                               const struct mistral_cancel *cancel,
+                               const struct mistral_cancel *MISTRAL_NULLABLE cancel,
                                mistral_progress_fn progress,
-                               void *user_data);
+                               void *MISTRAL_NULLABLE user_data);
 
 /**
- * Copies out the logits after the last token that was evaluated: one for each token of the model's vocabulary.
+ * Copies out the logits after the last token that was evaluated: one for each token of the model's
+ * vocabulary.
  *
  * `*count` is written also with `MISTRAL_E_BUFFER_TOO_SMALL`: the number of logits that there are.
  *
  * NULL allowed: `logits` if `capacity` is 0.
  * Threads: several at once, but not while another call changes the session.
- * Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT` (nothing was evaluated), `MISTRAL_E_HANDLE`,
- * `MISTRAL_E_BUSY`, `MISTRAL_E_BUFFER_TOO_SMALL`, `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
+ * Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT` (nothing was evaluated),
+ * `MISTRAL_E_HANDLE`, `MISTRAL_E_BUSY`, `MISTRAL_E_BUFFER_TOO_SMALL`, `MISTRAL_E_FORKED`,
+ * `MISTRAL_E_INTERNAL`.
  */
 MISTRAL_API
-mistral_status mistral_logits(const struct mistral_session *session,
-                              float *logits,
+mistral_status mistral_logits(const struct mistral_session *MISTRAL_NONNULL session,
+                              float *MISTRAL_NULLABLE logits,
                               size_t capacity,
-                              size_t *count);
+                              size_t *MISTRAL_NONNULL count);
 
 /**
  * Appends tokens to a session and generates what follows, event by event, until it is finished.
  *
- * `options` is a JSON object: `max_tokens`, `temperature` (0, the default, takes the most probable token), `top_k`, `top_p`, `min_p`,
- * `repetition_penalty`, `presence_penalty`, `frequency_penalty`, `penalty_window`, `logit_bias` (`{"token": number}`), `seed`, `stop`
- * (a text or a list of texts), `stop_tokens`, `ignore_eos`, `logprobs` (how many alternatives to report; `true` is 0), `show_special`
+ * `options` is a JSON object: `max_tokens`, `temperature` (0, the default, takes the most probable token),
+ * `top_k`, `top_p`, `min_p`, `repetition_penalty`, `presence_penalty`, `frequency_penalty`,
+ * `penalty_window`, `logit_bias` (`{"token": number}`), `seed`, `stop` (a text or a list of texts),
+ * `stop_tokens`, `ignore_eos`, `logprobs` (how many alternatives to report; `true` is 0), `show_special`
  * (the names of control tokens are part of the text).
  *
- * `callback` is called on the calling thread; a call on this session from it is refused with `MISTRAL_E_BUSY`. Non-zero from it ends the call with
- * `MISTRAL_E_CANCELLED`; the session keeps what was generated. Without tokens, generation goes on from what the session holds.
+ * `callback` is called on the calling thread; a call on this session from it is refused with
+ * `MISTRAL_E_BUSY`. Non-zero from it ends the call with `MISTRAL_E_CANCELLED`; the session keeps what was
+ * generated. Without tokens, generation goes on from what the session holds.
  *
  * Encoding: `options` is UTF-8.
  * NULL allowed: `tokens` if `count` is 0, `options` if `options_len` is 0, `cancel`, `user_data`.
@@ -703,53 +717,56 @@ mistral_status mistral_logits(const struct mistral_session *session,
  * `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
  */
 MISTRAL_API
-mistral_status mistral_generate(struct mistral_session *session,
-                                const uint32_t *tokens,
+mistral_status mistral_generate(struct mistral_session *MISTRAL_NONNULL session,
+                                const uint32_t *MISTRAL_NULLABLE tokens,
                                 size_t count,
-                                const char *options,
+                                const char *MISTRAL_NULLABLE options,
                                 size_t options_len,
-                                const struct mistral_cancel *cancel,
+                                const struct mistral_cancel *MISTRAL_NULLABLE cancel,
                                 mistral_event_fn callback,
-                                void *user_data);
+                                void *MISTRAL_NULLABLE user_data);
 
 /**
- * Appends tokens to a session, evaluates them, and starts a generation whose events `mistral_generation_next` gives one at a time: for hosts that would
- * rather ask than be called. Options as for `mistral_generate`. Until the generation is freed, other calls on the
- * session are refused with `MISTRAL_E_BUSY`.
+ * Appends tokens to a session, evaluates them, and starts a generation whose events
+ * `mistral_generation_next` gives one at a time: for hosts that would rather ask than be called. Options as
+ * for `mistral_generate`. Until the generation is freed, other calls on the session are refused with
+ * `MISTRAL_E_BUSY`.
  *
  * `cancel` is followed by the whole generation, `progress` is called on the calling thread during this call.
  *
  * Ownership: the caller frees `*out` with `mistral_generation_free`; it keeps the session alive.
  * Encoding: `options` is UTF-8.
- * NULL allowed: `tokens` if `count` is 0, `options` if `options_len` is 0, `cancel`, `progress`, `user_data`.
+ * NULL allowed: `tokens` if `count` is 0, `options` if `options_len` is 0, `cancel`, `progress`,
+ * `user_data`.
  * Threads: one at a time for each session.
  * Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT`, `MISTRAL_E_UTF8`, `MISTRAL_E_HANDLE`,
  * `MISTRAL_E_BUSY`, `MISTRAL_E_LIMIT`, `MISTRAL_E_CONTEXT_FULL`, `MISTRAL_E_CANCELLED`, `MISTRAL_E_DEVICE`,
  * `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
  */
 MISTRAL_API
-mistral_status mistral_generation_new(struct mistral_session *session,
-                                      const uint32_t *tokens,
+mistral_status mistral_generation_new(struct mistral_session *MISTRAL_NONNULL session,
+                                      const uint32_t *MISTRAL_NULLABLE tokens,
                                       size_t count,
-                                      const char *options,
+                                      const char *MISTRAL_NULLABLE options,
                                       size_t options_len,
-                                      const struct mistral_cancel *cancel,
+                                      const struct mistral_cancel *MISTRAL_NULLABLE cancel,
                                       mistral_progress_fn progress,
-                                      void *user_data,
-                                      struct mistral_generation **out);
+                                      void *MISTRAL_NULLABLE user_data,
+                                      struct mistral_generation **MISTRAL_NONNULL out);
 
 /**
- * Gives the next event of a generation: one token, sampled and evaluated. The last event says so in `finish_reason`; after it, and after an error,
- * there is none: `MISTRAL_E_ARGUMENT`.
+ * Gives the next event of a generation: one token, sampled and evaluated. The last event says so in
+ * `finish_reason`; after it, and after an error, there is none: `MISTRAL_E_ARGUMENT`.
  *
  * Ownership: `*event` and what it points to are the generation's; they live until the next call with it.
  * Threads: one at a time for each generation.
- * Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT` (the generation has ended), `MISTRAL_E_HANDLE`,
- * `MISTRAL_E_BUSY`, `MISTRAL_E_CANCELLED`, `MISTRAL_E_DEVICE`, `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
+ * Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT` (the generation has ended),
+ * `MISTRAL_E_HANDLE`, `MISTRAL_E_BUSY`, `MISTRAL_E_CANCELLED`, `MISTRAL_E_DEVICE`, `MISTRAL_E_FORKED`,
+ * `MISTRAL_E_INTERNAL`.
  */
 MISTRAL_API
-mistral_status mistral_generation_next(struct mistral_generation *generation,
-                                       const struct mistral_event **event);
+mistral_status mistral_generation_next(struct mistral_generation *MISTRAL_NONNULL generation,
+                                       const struct mistral_event **MISTRAL_NONNULL event);
 
 /**
  * Ends a generation, finished or not, and gives its session back. The session keeps what was generated.
@@ -759,11 +776,12 @@ mistral_status mistral_generation_next(struct mistral_generation *generation,
  * Statuses: `MISTRAL_OK`, `MISTRAL_E_HANDLE`, `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
  */
 MISTRAL_API
-mistral_status mistral_generation_free(struct mistral_generation *generation);
+mistral_status mistral_generation_free(struct mistral_generation *MISTRAL_NULLABLE generation);
 
 /**
- * Answers a chat-completions request: the JSON body that Mistral's and OpenAI's APIs take, `messages` and the rest. If it says `"stream": true`, `callback`
- * is given each chunk object (without the `data:` of an HTTP stream) on the calling thread; `*response` is the whole response either way.
+ * Answers a chat-completions request: the JSON body that Mistral's and OpenAI's APIs take, `messages` and
+ * the rest. If it says `"stream": true`, `callback` is given each chunk object (without the `data:` of an
+ * HTTP stream) on the calling thread; `*response` is the whole response either way.
  *
  * Non-zero from `callback` ends the call with `MISTRAL_E_CANCELLED`.
  *
@@ -772,17 +790,17 @@ mistral_status mistral_generation_free(struct mistral_generation *generation);
  * NULL allowed: `cancel`, `callback` if the request does not ask for a stream, `user_data`.
  * Threads: any, several at once.
  * Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT`, `MISTRAL_E_UTF8`, `MISTRAL_E_HANDLE`,
- * `MISTRAL_E_NO_MEMORY`, `MISTRAL_E_LIMIT`, `MISTRAL_E_UNSUPPORTED`, `MISTRAL_E_CONTEXT_FULL`, `MISTRAL_E_CANCELLED`,
- * `MISTRAL_E_DEVICE`, `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
+ * `MISTRAL_E_NO_MEMORY`, `MISTRAL_E_LIMIT`, `MISTRAL_E_UNSUPPORTED`, `MISTRAL_E_CONTEXT_FULL`,
+ * `MISTRAL_E_CANCELLED`, `MISTRAL_E_DEVICE`, `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
  */
 MISTRAL_API
-mistral_status mistral_chat(const struct mistral_model *model,
-                            const char *request,
+mistral_status mistral_chat(const struct mistral_model *MISTRAL_NONNULL model,
+                            const char *MISTRAL_NONNULL request,
                             size_t request_len,
-                            const struct mistral_cancel *cancel,
+                            const struct mistral_cancel *MISTRAL_NULLABLE cancel,
                             mistral_chunk_fn callback,
-                            void *user_data,
-                            struct mistral_buf **response);
+                            void *MISTRAL_NULLABLE user_data,
+                            struct mistral_buf **MISTRAL_NONNULL response);
 
 #ifdef __cplusplus
 }  // extern "C"

@@ -25,8 +25,8 @@ pub unsafe extern "C" fn mistral_cancel_new(out: *mut *mut mistral_cancel) -> mi
     })
 }
 
-/// Stops the calls that were given `cancel`, those that run and those to come: they end with `MISTRAL_E_CANCELLED`, within
-/// one step. Not for signal handlers.
+/// Stops the calls that were given `cancel`, those that run and those to come: they end with
+/// `MISTRAL_E_CANCELLED`, within one step. Not for signal handlers.
 ///
 /// Threads: any, several at once.
 /// Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_HANDLE`, `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.

@@ -14,8 +14,9 @@ use crate::model;
 use crate::options;
 use crate::types::*;
 
-/// Answers a chat-completions request: the JSON body that Mistral's and OpenAI's APIs take, `messages` and the rest. If it says `"stream": true`, `callback`
-/// is given each chunk object (without the `data:` of an HTTP stream) on the calling thread; `*response` is the whole response either way.
+/// Answers a chat-completions request: the JSON body that Mistral's and OpenAI's APIs take, `messages` and
+/// the rest. If it says `"stream": true`, `callback` is given each chunk object (without the `data:` of an
+/// HTTP stream) on the calling thread; `*response` is the whole response either way.
 ///
 /// Non-zero from `callback` ends the call with `MISTRAL_E_CANCELLED`.
 ///
@@ -24,8 +25,8 @@ use crate::types::*;
 /// NULL allowed: `cancel`, `callback` if the request does not ask for a stream, `user_data`.
 /// Threads: any, several at once.
 /// Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT`, `MISTRAL_E_UTF8`, `MISTRAL_E_HANDLE`,
-/// `MISTRAL_E_NO_MEMORY`, `MISTRAL_E_LIMIT`, `MISTRAL_E_UNSUPPORTED`, `MISTRAL_E_CONTEXT_FULL`, `MISTRAL_E_CANCELLED`,
-/// `MISTRAL_E_DEVICE`, `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
+/// `MISTRAL_E_NO_MEMORY`, `MISTRAL_E_LIMIT`, `MISTRAL_E_UNSUPPORTED`, `MISTRAL_E_CONTEXT_FULL`,
+/// `MISTRAL_E_CANCELLED`, `MISTRAL_E_DEVICE`, `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mistral_chat(
     model: *const mistral_model,

@@ -17,7 +17,7 @@ use crate::types::*;
 pub(crate) struct Failure {
     pub(crate) status: mistral_status,
     message: String,
-    /// The parts of the message by name: `argument`, `found`, `expected`, …
+    /// The parts of the message by name: `argument`, `found`, `expected` ...
     parts: Map<String, Value>,
 }
 
@@ -104,6 +104,11 @@ impl From<Error> for Failure {
             Error::Argument { name, found, expected } => {
                 of(MISTRAL_E_ARGUMENT).part("argument", name).part("found", found).part("expected", expected)
             }
+            Error::Chat { rule, path, found, expected } => of(MISTRAL_E_ARGUMENT)
+                .part("rule", rule.to_string())
+                .part("argument", path)
+                .part("found", found)
+                .part("expected", expected),
             Error::Unsupported { what, found, supported } => {
                 of(MISTRAL_E_UNSUPPORTED).part("what", what).part("found", found).part("supported", supported)
             }
@@ -124,11 +129,11 @@ impl From<Error> for Failure {
     }
 }
 
-/// Copies out the message of the last call that failed on this thread: what failed, where, what was found, what was
-/// expected; never text of a prompt or an answer. Calls that succeed leave it as it is.
+/// Copies out the message of the last call that failed on this thread: what failed, where, what was found,
+/// what was expected; never text of a prompt or an answer. Calls that succeed leave it as it is.
 ///
-/// Like `snprintf`: at most `capacity` bytes are written to `message`, a final NUL included, cut between characters, and
-/// the length of the whole message without the NUL comes back: 0 where no call has failed.
+/// Like `snprintf`: at most `capacity` bytes are written to `message`, a final NUL included, cut between
+/// characters, and the length of the whole message without the NUL comes back: 0 where no call has failed.
 ///
 /// Encoding: UTF-8.
 /// NULL allowed: `message` if `capacity` is 0.
@@ -151,9 +156,9 @@ pub unsafe extern "C" fn mistral_last_error(message: *mut c_char, capacity: usiz
     LAST.try_with(copy).unwrap_or(0)
 }
 
-/// The last call that failed on this thread, as a JSON object: `status` (its number), `name`, `message`, and the parts of
-/// the message where it has them: `argument`, `file`, `key`, `found`, `expected`, `supported`, `limit`, `needed` ...
-/// `null` where no call has failed.
+/// The last call that failed on this thread, as a JSON object: `status` (its number), `name`, `message`, and
+/// the parts of the message where it has them: `argument`, `file`, `key`, `found`, `expected`, `supported`,
+/// `limit`, `needed` ... `null` where no call has failed.
 ///
 /// Ownership: the caller frees `*out` with `mistral_buf_free`.
 /// Encoding: UTF-8 JSON.

@@ -112,13 +112,15 @@ impl<'a> Request<'a> {
 
 /// Appends tokens to a session and generates what follows, event by event, until it is finished.
 ///
-/// `options` is a JSON object: `max_tokens`, `temperature` (0, the default, takes the most probable token), `top_k`, `top_p`, `min_p`,
-/// `repetition_penalty`, `presence_penalty`, `frequency_penalty`, `penalty_window`, `logit_bias` (`{"token": number}`), `seed`, `stop`
-/// (a text or a list of texts), `stop_tokens`, `ignore_eos`, `logprobs` (how many alternatives to report; `true` is 0), `show_special`
+/// `options` is a JSON object: `max_tokens`, `temperature` (0, the default, takes the most probable token),
+/// `top_k`, `top_p`, `min_p`, `repetition_penalty`, `presence_penalty`, `frequency_penalty`,
+/// `penalty_window`, `logit_bias` (`{"token": number}`), `seed`, `stop` (a text or a list of texts),
+/// `stop_tokens`, `ignore_eos`, `logprobs` (how many alternatives to report; `true` is 0), `show_special`
 /// (the names of control tokens are part of the text).
 ///
-/// `callback` is called on the calling thread; a call on this session from it is refused with `MISTRAL_E_BUSY`. Non-zero from it ends the call with
-/// `MISTRAL_E_CANCELLED`; the session keeps what was generated. Without tokens, generation goes on from what the session holds.
+/// `callback` is called on the calling thread; a call on this session from it is refused with
+/// `MISTRAL_E_BUSY`. Non-zero from it ends the call with `MISTRAL_E_CANCELLED`; the session keeps what was
+/// generated. Without tokens, generation goes on from what the session holds.
 ///
 /// Encoding: `options` is UTF-8.
 /// NULL allowed: `tokens` if `count` is 0, `options` if `options_len` is 0, `cancel`, `user_data`.
@@ -160,15 +162,17 @@ pub unsafe extern "C" fn mistral_generate(
     })
 }
 
-/// Appends tokens to a session, evaluates them, and starts a generation whose events `mistral_generation_next` gives one at a time: for hosts that would
-/// rather ask than be called. Options as for `mistral_generate`. Until the generation is freed, other calls on the
-/// session are refused with `MISTRAL_E_BUSY`.
+/// Appends tokens to a session, evaluates them, and starts a generation whose events
+/// `mistral_generation_next` gives one at a time: for hosts that would rather ask than be called. Options as
+/// for `mistral_generate`. Until the generation is freed, other calls on the session are refused with
+/// `MISTRAL_E_BUSY`.
 ///
 /// `cancel` is followed by the whole generation, `progress` is called on the calling thread during this call.
 ///
 /// Ownership: the caller frees `*out` with `mistral_generation_free`; it keeps the session alive.
 /// Encoding: `options` is UTF-8.
-/// NULL allowed: `tokens` if `count` is 0, `options` if `options_len` is 0, `cancel`, `progress`, `user_data`.
+/// NULL allowed: `tokens` if `count` is 0, `options` if `options_len` is 0, `cancel`, `progress`,
+/// `user_data`.
 /// Threads: one at a time for each session.
 /// Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT`, `MISTRAL_E_UTF8`, `MISTRAL_E_HANDLE`,
 /// `MISTRAL_E_BUSY`, `MISTRAL_E_LIMIT`, `MISTRAL_E_CONTEXT_FULL`, `MISTRAL_E_CANCELLED`, `MISTRAL_E_DEVICE`,
@@ -202,13 +206,14 @@ pub unsafe extern "C" fn mistral_generation_new(
     })
 }
 
-/// Gives the next event of a generation: one token, sampled and evaluated. The last event says so in `finish_reason`; after it, and after an error,
-/// there is none: `MISTRAL_E_ARGUMENT`.
+/// Gives the next event of a generation: one token, sampled and evaluated. The last event says so in
+/// `finish_reason`; after it, and after an error, there is none: `MISTRAL_E_ARGUMENT`.
 ///
 /// Ownership: `*event` and what it points to are the generation's; they live until the next call with it.
 /// Threads: one at a time for each generation.
-/// Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT` (the generation has ended), `MISTRAL_E_HANDLE`,
-/// `MISTRAL_E_BUSY`, `MISTRAL_E_CANCELLED`, `MISTRAL_E_DEVICE`, `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
+/// Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT` (the generation has ended),
+/// `MISTRAL_E_HANDLE`, `MISTRAL_E_BUSY`, `MISTRAL_E_CANCELLED`, `MISTRAL_E_DEVICE`, `MISTRAL_E_FORKED`,
+/// `MISTRAL_E_INTERNAL`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mistral_generation_next(
     generation: *mut mistral_generation,

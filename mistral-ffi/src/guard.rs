@@ -45,8 +45,8 @@ fn hook(info: &PanicHookInfo<'_>) {
     let _ = PLACE.try_with(|last| last.set(Some(place)));
 }
 
-/// File, line and message. A message that was formatted may hold text of a prompt (`str` puts its contents into the
-/// message when it is cut between the bytes of a character), so only literal ones are told.
+/// File, line and message. A message that was formatted may hold text of a prompt (`str` puts its contents
+/// into the message when it is cut between the bytes of a character), so only literal ones are told.
 fn describe(info: &PanicHookInfo<'_>) -> String {
     let payload: &(dyn Any + Send) = info.payload();
     let message = payload.downcast_ref::<&'static str>().copied().unwrap_or("message withheld");

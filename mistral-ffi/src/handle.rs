@@ -1,12 +1,12 @@
 //! Handles: numbers in the clothes of pointers, never dereferenced.
 //!
-//! A handle is a kind, a slot of that kind's table, the slot's generation and an epoch. A handle that was freed, invented
-//! or passed as another type is therefore found out, not followed. The lowest four bits are the kind, never 0, so a real
-//! pointer from an allocator is no handle either.
+//! A handle is a kind, a slot of that kind's table, the slot's generation and an epoch. A handle that was
+//! freed, invented or passed as another type is therefore found out, not followed. The lowest four bits are
+//! the kind, never 0, so a real pointer from an allocator is no handle either.
 //!
-//! A process that was forked holds tables whose locks and threads may be in any state. They are not touched: the first
-//! object that the child makes starts new tables with the next epoch, and handles of an earlier epoch are
-//! refused with `MISTRAL_E_FORKED`.
+//! A process that was forked holds tables whose locks and threads may be in any state. They are not touched:
+//! the first object that the child makes starts new tables with the next epoch, and handles of an earlier
+//! epoch are refused with `MISTRAL_E_FORKED`.
 
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, Ordering};
@@ -126,7 +126,8 @@ fn locate<T: Object>(name: &str, handle: *const T::Handle) -> Outcome<(&'static 
         return Err(Failure::null(name));
     }
     if field(0, KIND_BITS) != T::KIND {
-        let message = format!("argument `{name}`: found something else, expected the handle of a {}", T::NAME);
+        let message =
+            format!("argument `{name}`: found something else, expected the handle of a {}", T::NAME);
         return Err(Failure::new(MISTRAL_E_HANDLE, message).part("argument", name));
     }
     let registry = Registry::current().ok_or_else(|| stale::<T>(name))?;

@@ -72,7 +72,11 @@ pub(crate) unsafe fn text<'a>(name: &str, data: *const c_char, len: usize) -> Ou
 ///
 /// # Safety
 /// As [`slice`].
-pub(crate) unsafe fn optional_text<'a>(name: &str, data: *const c_char, len: usize) -> Outcome<Option<&'a str>> {
+pub(crate) unsafe fn optional_text<'a>(
+    name: &str,
+    data: *const c_char,
+    len: usize,
+) -> Outcome<Option<&'a str>> {
     if data.is_null() && len == 0 {
         return Ok(None);
     }

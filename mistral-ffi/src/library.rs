@@ -16,15 +16,16 @@ use crate::types::*;
 /// Threads: any.
 #[unsafe(no_mangle)]
 pub extern "C" fn mistral_version() -> *const c_char {
-    const VERSION: &CStr = match CStr::from_bytes_with_nul(concat!(env!("CARGO_PKG_VERSION"), "\0").as_bytes()) {
-        Ok(version) => version,
-        Err(_) => panic!("a version has no NUL"),
-    };
+    const VERSION: &CStr =
+        match CStr::from_bytes_with_nul(concat!(env!("CARGO_PKG_VERSION"), "\0").as_bytes()) {
+            Ok(version) => version,
+            Err(_) => panic!("a version has no NUL"),
+        };
     VERSION.as_ptr()
 }
 
-/// What this build of the library is, as a JSON object: `version`, `arch`, `os`, `devices`, `sampler` (the name and version of
-/// the random generator: the same seed gives the same tokens where it is the same).
+/// What this build of the library is, as a JSON object: `version`, `arch`, `os`, `devices`, `sampler` (the
+/// name and version of the random generator: the same seed gives the same tokens where it is the same).
 ///
 /// Ownership: the caller frees `*out` with `mistral_buf_free`.
 /// Encoding: UTF-8 JSON.
@@ -46,8 +47,8 @@ pub unsafe extern "C" fn mistral_build_info(out: *mut *mut mistral_buf) -> mistr
     })
 }
 
-/// The devices that this build can open on this machine, as a JSON list of objects with a `name`, which `mistral_model_open`
-/// takes as the option `device`.
+/// The devices that this build can open on this machine, as a JSON list of objects with a `name`, which
+/// `mistral_model_open` takes as the option `device`.
 ///
 /// Ownership: the caller frees `*out` with `mistral_buf_free`.
 /// Encoding: UTF-8 JSON.

@@ -26,9 +26,9 @@ thread_local! {
     static INSIDE: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Sets the function that is given what the library has to say, for the whole process; NULL ends it. When this returns, the
-/// function that was set before is not running and will not be called again. A library without one is silent: it never writes
-/// to standard output or standard error.
+/// Sets the function that is given what the library has to say, for the whole process; NULL ends it. When
+/// this returns, the function that was set before is not running and will not be called again. A library
+/// without one is silent: it never writes to standard output or standard error.
 ///
 /// Ownership: `user_data` stays the caller's, and must live until another function is set.
 /// NULL allowed: `callback`, `user_data`.

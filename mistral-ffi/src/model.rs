@@ -22,11 +22,14 @@ pub(crate) fn get(model: *const mistral_model) -> Outcome<Arc<Model>> {
     Ok(Arc::clone(&handle::get::<ModelObject>("model", model)?.0))
 }
 
-/// Opens the checkpoint at `path`: a folder or a file. The files are mapped, and must not change while the model is open.
+/// Opens the checkpoint at `path`: a folder or a file. The files are mapped, and must not change while the
+/// model is open.
 ///
-/// `options` is a JSON object: `device` (`"cpu"` ...: see `mistral_devices`), `threads`, `quantize` (`"q8_0"`, `"q4_0"`, `"q4_k"`:
-/// float weights are turned into these blocks while loading), `activation` (`"int8"`, `"f32"`: how activations meet weights in blocks),
-/// `max_memory` (bytes for weights and caches together). A relative path starts at the current directory, as everywhere.
+/// `options` is a JSON object: `device` (`"cpu"` ...: see `mistral_devices`), `threads`, `quantize`
+/// (`"q8_0"`, `"q4_0"`, `"q4_k"`: float weights are turned into these blocks while loading), `activation`
+/// (`"int8"`, `"f32"`: how activations meet weights in blocks), `max_memory` (bytes for weights and caches
+/// together), `weights` (`false` opens the tokenizer alone), `tokenizer_version` (`"v3"` ...: Mistral's chat
+/// format, where the files do not tell it). A relative path starts at the current directory, as everywhere.
 ///
 /// `progress` is called on the calling thread.
 ///

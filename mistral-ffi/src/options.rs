@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 use mistral_core::generate::GenerateOptions;
 use mistral_core::kernels::{Activation, CacheType};
 use mistral_core::quant::Format;
+use mistral_core::tokenizer::TokenizerVersion;
 use mistral_core::{ModelOptions, SessionOptions};
 
 use crate::failure::{Failure, Outcome};
@@ -28,13 +29,14 @@ pub(crate) fn model(text: Option<&str>) -> Outcome<ModelOptions> {
         true
     })?;
     options.threads = fields.unsigned("threads")?;
-    options.quantize = fields.choice(
-        "quantize",
-        &[("q8_0", Format::Q8_0), ("q4_0", Format::Q4_0), ("q4_k", Format::Q4_K)],
-    )?;
+    options.quantize = fields
+        .choice("quantize", &[("q8_0", Format::Q8_0), ("q4_0", Format::Q4_0), ("q4_k", Format::Q4_K)])?;
     let activations = [("int8", Activation::Int8), ("f32", Activation::F32)];
     options.activation = fields.choice("activation", &activations)?.unwrap_or(options.activation);
     options.max_memory = fields.unsigned("max_memory")?;
+    options.weights = fields.boolean("weights", options.weights)?;
+    let versions = TokenizerVersion::ALL.map(|version| (version.as_str(), version));
+    options.tokenizer_version = fields.choice("tokenizer_version", &versions)?;
     fields.finish()?;
     Ok(options)
 }
@@ -68,8 +70,8 @@ pub(crate) fn generate(text: Option<&str>) -> Outcome<GenerateOptions> {
     options.max_tokens = fields.unsigned("max_tokens")?;
     options.stop = fields.strings("stop")?;
     options.stop_tokens = fields.tokens("stop_tokens")?;
-    options.ignore_eos = fields.boolean("ignore_eos")?;
-    options.show_special = fields.boolean("show_special")?;
+    options.ignore_eos = fields.boolean("ignore_eos", false)?;
+    options.show_special = fields.boolean("show_special", false)?;
     fields.finish()?;
     Ok(options)
 }
@@ -77,7 +79,8 @@ pub(crate) fn generate(text: Option<&str>) -> Outcome<GenerateOptions> {
 /// The options of `mistral_encode`.
 pub(crate) fn encode(text: Option<&str>) -> Outcome<EncodeOptions> {
     let mut fields = Fields::read(text)?;
-    let options = EncodeOptions { bos: fields.boolean("bos")?, special: fields.boolean("special")? };
+    let options =
+        EncodeOptions { bos: fields.boolean("bos", false)?, special: fields.boolean("special", false)? };
     fields.finish()?;
     Ok(options)
 }
@@ -85,7 +88,7 @@ pub(crate) fn encode(text: Option<&str>) -> Outcome<EncodeOptions> {
 /// The options of `mistral_decode`: whether control tokens give their names.
 pub(crate) fn decode(text: Option<&str>) -> Outcome<bool> {
     let mut fields = Fields::read(text)?;
-    let special = fields.boolean("special")?;
+    let special = fields.boolean("special", false)?;
     fields.finish()?;
     Ok(special)
 }
@@ -136,9 +139,9 @@ impl Fields {
         self.left.shift_remove(key).filter(|value| !value.is_null())
     }
 
-    fn boolean(&mut self, key: &'static str) -> Outcome<bool> {
+    fn boolean(&mut self, key: &'static str, default: bool) -> Outcome<bool> {
         match self.take(key) {
-            None => Ok(false),
+            None => Ok(default),
             Some(Value::Bool(value)) => Ok(value),
             Some(other) => Err(Failure::argument(key, kind(&other), "true or false")),
         }
@@ -217,7 +220,8 @@ impl Fields {
         };
         let entry = |(token, bias): (&String, &Value)| {
             let name: String = token.chars().take(64).collect();
-            let id = token.parse().map_err(|_| Failure::argument(key, format!("the key `{name}`"), "a token"))?;
+            let id =
+                token.parse().map_err(|_| Failure::argument(key, format!("the key `{name}`"), "a token"))?;
             let bias = float(bias)
                 .ok_or_else(|| Failure::argument(&format!("{key}.{name}"), kind(bias), "a number"))?;
             Ok((id, bias))
@@ -282,7 +286,10 @@ mod tests {
         ))
         .unwrap();
         let sampling = &options.sampling;
-        assert_eq!((sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p), (0.5, 40, 0.9, 0.1));
+        assert_eq!(
+            (sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p),
+            (0.5, 40, 0.9, 0.1)
+        );
         assert_eq!((sampling.repetition_penalty, sampling.presence_penalty), (1.1, -1.0));
         assert_eq!((sampling.frequency_penalty, sampling.penalty_window), (1.5, Some(64)));
         assert_eq!((&sampling.logit_bias[..], sampling.seed), (&[(7, -100.0)][..], u64::MAX));
@@ -291,12 +298,14 @@ mod tests {
         assert!(options.ignore_eos && options.show_special);
 
         let options = model(Some(
-            r#"{"device": "ndarray", "threads": 3, "quantize": "q4_k", "activation": "f32", "max_memory": 5}"#,
+            r#"{"device": "ndarray", "threads": 3, "quantize": "q4_k", "activation": "f32", "max_memory": 5,
+                "weights": false, "tokenizer_version": "v7"}"#,
         ))
         .unwrap();
         assert_eq!((options.device.as_str(), options.threads), ("ndarray", Some(3)));
         assert_eq!((options.quantize, options.activation), (Some(Format::Q4_K), Activation::F32));
-        assert_eq!(options.max_memory, Some(5));
+        assert_eq!((options.max_memory, options.weights), (Some(5), false));
+        assert_eq!(options.tokenizer_version, Some(TokenizerVersion::V7));
 
         let options = session(Some(r#"{"context": 12, "cache_type": "f32"}"#)).unwrap();
         assert_eq!(options, SessionOptions { context: Some(12), cache_type: CacheType::F32 });

@@ -18,8 +18,8 @@ use crate::model;
 use crate::options;
 use crate::types::*;
 
-/// What the handle of a session stands for. The lock never waits: whoever finds it taken is told that the session is busy.
-/// A panic poisons it.
+/// What the handle of a session stands for. The lock never waits: whoever finds it taken is told that the
+/// session is busy. A panic poisons it.
 pub(crate) struct SessionObject(RwLock<State>);
 
 enum State {
@@ -62,7 +62,9 @@ impl SessionObject {
     pub(crate) fn lend(self: &Arc<Self>) -> Outcome<Lease> {
         let mut state = self.0.try_write().map_err(refuse)?;
         match std::mem::replace(&mut *state, State::Lent) {
-            State::Ready(session) => Ok(Lease { home: Arc::clone(self), session: Some(session), torn: false }),
+            State::Ready(session) => {
+                Ok(Lease { home: Arc::clone(self), session: Some(session), torn: false })
+            }
             other => {
                 *state = other;
                 Err(state.refusal())
@@ -115,8 +117,8 @@ impl Drop for Lease {
 
 /// Makes an empty session on a model, its cache included.
 ///
-/// `options` is a JSON object: `context` (positions; 4096, or fewer if the model was made for fewer, if not given),
-/// `cache_type` (`"f16"`, the default, or `"f32"`).
+/// `options` is a JSON object: `context` (positions; 4096, or fewer if the model was made for fewer, if not
+/// given), `cache_type` (`"f16"`, the default, or `"f32"`).
 ///
 /// Ownership: the caller frees `*out` with `mistral_session_free`; the session keeps the model alive.
 /// Encoding: `options` is UTF-8.
@@ -190,10 +192,12 @@ pub extern "C" fn mistral_session_free(session: *mut mistral_session) -> mistral
     call(|| handle::remove::<SessionObject>("session", session))
 }
 
-/// Appends tokens to a session and evaluates them; `mistral_logits` then has the logits of the last one. A call that is
-/// cancelled keeps the tokens that were evaluated until then; one that fails otherwise appends none.
+/// Appends tokens to a session and evaluates them; `mistral_logits` then has the logits of the last one. A
+/// call that is cancelled keeps the tokens that were evaluated until then; one that fails otherwise appends
+/// none.
 ///
-/// `progress` is called on the calling thread; a call on this session from it is refused with `MISTRAL_E_BUSY`.
+/// `progress` is called on the calling thread; a call on this session from it is refused with
+/// `MISTRAL_E_BUSY`.
 ///
 /// NULL allowed: `cancel`, `progress`, `user_data`.
 /// Threads: one at a time for each session.
@@ -224,14 +228,16 @@ pub unsafe extern "C" fn mistral_prefill(
     })
 }
 
-/// Copies out the logits after the last token that was evaluated: one for each token of the model's vocabulary.
+/// Copies out the logits after the last token that was evaluated: one for each token of the model's
+/// vocabulary.
 ///
 /// `*count` is written also with `MISTRAL_E_BUFFER_TOO_SMALL`: the number of logits that there are.
 ///
 /// NULL allowed: `logits` if `capacity` is 0.
 /// Threads: several at once, but not while another call changes the session.
-/// Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT` (nothing was evaluated), `MISTRAL_E_HANDLE`,
-/// `MISTRAL_E_BUSY`, `MISTRAL_E_BUFFER_TOO_SMALL`, `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
+/// Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT` (nothing was evaluated),
+/// `MISTRAL_E_HANDLE`, `MISTRAL_E_BUSY`, `MISTRAL_E_BUFFER_TOO_SMALL`, `MISTRAL_E_FORKED`,
+/// `MISTRAL_E_INTERNAL`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mistral_logits(
     session: *const mistral_session,
@@ -247,7 +253,11 @@ pub unsafe extern "C" fn mistral_logits(
         session.with(|session| {
             let found = session.logits();
             if found.is_empty() {
-                return Err(Failure::argument("session", "no evaluated token", "a call of mistral_prefill before"));
+                return Err(Failure::argument(
+                    "session",
+                    "no evaluated token",
+                    "a call of mistral_prefill before",
+                ));
             }
             count.write(found.len());
             let room = logits

@@ -18,8 +18,16 @@ const STATUSES: [(mistral_status, &CStr, &CStr); 21] = [
     (MISTRAL_E_FORMAT, c"MISTRAL_E_FORMAT", c"a file is damaged or breaks the rules of its format"),
     (MISTRAL_E_INTEGRITY, c"MISTRAL_E_INTEGRITY", c"contents do not match their digest"),
     (MISTRAL_E_SIGNATURE, c"MISTRAL_E_SIGNATURE", c"a signature is missing or wrong"),
-    (MISTRAL_E_UNSUPPORTED, c"MISTRAL_E_UNSUPPORTED", c"not something that this library, build or model does"),
-    (MISTRAL_E_CONTEXT_FULL, c"MISTRAL_E_CONTEXT_FULL", c"the tokens do not fit into the context of the session"),
+    (
+        MISTRAL_E_UNSUPPORTED,
+        c"MISTRAL_E_UNSUPPORTED",
+        c"not something that this library, build or model does",
+    ),
+    (
+        MISTRAL_E_CONTEXT_FULL,
+        c"MISTRAL_E_CONTEXT_FULL",
+        c"the tokens do not fit into the context of the session",
+    ),
     (MISTRAL_E_CANCELLED, c"MISTRAL_E_CANCELLED", c"the host cancelled the call"),
     (MISTRAL_E_BUFFER_TOO_SMALL, c"MISTRAL_E_BUFFER_TOO_SMALL", c"the caller's buffer is too small"),
     (MISTRAL_E_DEVICE, c"MISTRAL_E_DEVICE", c"a device could not be opened or failed"),

@@ -12,8 +12,9 @@ use crate::types::*;
 
 /// Turns text into tokens.
 ///
-/// `options` is a JSON object: `bos` (`true` puts the beginning-of-sequence token first, if the model's tokenizer wants one),
-/// `special` (`true` reads the names of control tokens as these tokens: not for text of users). Both are `false` if not given.
+/// `options` is a JSON object: `bos` (`true` puts the beginning-of-sequence token first, if the model's
+/// tokenizer wants one), `special` (`true` reads the names of control tokens as these tokens: not for text of
+/// users). Both are `false` if not given.
 ///
 /// `*count` is written also with `MISTRAL_E_BUFFER_TOO_SMALL`: the number of tokens that there are.
 ///
@@ -48,7 +49,8 @@ pub unsafe extern "C" fn mistral_encode(
         };
         let options = options::encode(options)?;
         let tokenizer = model.tokenizer()?;
-        let found = if options.special { tokenizer.encode_with_special(text) } else { tokenizer.encode(text) };
+        let found =
+            if options.special { tokenizer.encode_with_special(text) } else { tokenizer.encode(text) };
         let bos = tokenizer.bos().filter(|_| options.bos && tokenizer.adds_bos());
         let needed = found.len() + usize::from(bos.is_some());
         count.write(needed);
@@ -62,15 +64,16 @@ pub unsafe extern "C" fn mistral_encode(
 
 /// Turns tokens into text. Bytes that are not UTF-8 become U+FFFD.
 ///
-/// `options` is a JSON object: `special` (`true` writes the names of control tokens; `false`, the default, leaves them out).
+/// `options` is a JSON object: `special` (`true` writes the names of control tokens; `false`, the default,
+/// leaves them out).
 ///
 /// Ownership: the caller frees `*out` with `mistral_buf_free`.
 /// Encoding: `options` and the text are UTF-8.
 /// NULL allowed: `tokens` if `count` is 0, `options` if `options_len` is 0.
 /// Threads: any, several at once.
-/// Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT` (a token that does not exist, or the options),
-/// `MISTRAL_E_UTF8`, `MISTRAL_E_HANDLE`, `MISTRAL_E_NO_MEMORY`, `MISTRAL_E_LIMIT`, `MISTRAL_E_UNSUPPORTED` (the model
-/// has no tokenizer), `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
+/// Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT` (a token that does not exist, or the
+/// options), `MISTRAL_E_UTF8`, `MISTRAL_E_HANDLE`, `MISTRAL_E_NO_MEMORY`, `MISTRAL_E_LIMIT`,
+/// `MISTRAL_E_UNSUPPORTED` (the model has no tokenizer), `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mistral_decode(
     model: *const mistral_model,

@@ -11,7 +11,8 @@ pub const MISTRAL_VERSION_MINOR: u32 = 1;
 /// The patch version.
 pub const MISTRAL_VERSION_PATCH: u32 = 0;
 
-/// What a call came to: `MISTRAL_OK` or one of the `MISTRAL_E_...` numbers. The numbers are frozen; new ones may be added.
+/// What a call came to: `MISTRAL_OK` or one of the `MISTRAL_E_...` numbers. The numbers are frozen; new ones
+/// may be added.
 pub type mistral_status = i32;
 
 /// The call did what it says.
@@ -69,7 +70,8 @@ pub const MISTRAL_FINISH_CONTEXT_FULL: i32 = 3;
 /// Something failed that should not have.
 pub const MISTRAL_LOG_ERROR: i32 = 1;
 
-/// Bytes that the library made, most often UTF-8 text. Free them with `mistral_buf_free`, which overwrites them with zeros.
+/// Bytes that the library made, most often UTF-8 text. Free them with `mistral_buf_free`, which overwrites
+/// them with zeros.
 pub struct mistral_buf {
     _opaque: (),
 }
@@ -122,8 +124,8 @@ pub struct mistral_token_logprob {
 pub struct mistral_event {
     /// The size of this struct in the library; members beyond it do not exist.
     pub struct_size: usize,
-    /// Text that became certain with this token: whole UTF-8 characters, often none, never part of a stop text.
-    /// A NUL follows it.
+    /// Text that became certain with this token: whole UTF-8 characters, often none, never part of a stop
+    /// text. A NUL follows it.
     pub text: *const c_char,
     /// Bytes of `text`, without the NUL.
     pub text_len: usize,
@@ -131,7 +133,8 @@ pub struct mistral_event {
     pub token: u32,
     /// `MISTRAL_FINISH_NONE`, or on the last event why it is the last.
     pub finish_reason: i32,
-    /// The token's log-probability in the model's own distribution; not a number unless the options ask for it.
+    /// The token's log-probability in the model's own distribution; not a number unless the options ask for
+    /// it.
     pub logprob: f32,
     /// How many `top_logprobs` there are; 0 unless the options ask for them.
     pub top_logprobs_len: u32,
@@ -139,8 +142,8 @@ pub struct mistral_event {
     pub top_logprobs: *const mistral_token_logprob,
 }
 
-/// Is told of progress. `progress` lives until it returns. Non-zero stops the call with `MISTRAL_E_CANCELLED`.
-/// It must return: no exception, no `longjmp`.
+/// Is told of progress. `progress` lives until it returns. Non-zero stops the call with
+/// `MISTRAL_E_CANCELLED`. It must return: no exception, no `longjmp`.
 pub type mistral_progress_fn =
     Option<unsafe extern "C" fn(user_data: *mut c_void, progress: *const mistral_progress) -> i32>;
 
@@ -149,14 +152,14 @@ pub type mistral_progress_fn =
 pub type mistral_event_fn =
     Option<unsafe extern "C" fn(user_data: *mut c_void, event: *const mistral_event) -> i32>;
 
-/// Is given each chunk of a streamed chat: `len` bytes of UTF-8 JSON, followed by a NUL, that live until it returns.
-/// Non-zero stops the call with `MISTRAL_E_CANCELLED`. It must return: no exception, no `longjmp`.
+/// Is given each chunk of a streamed chat: `len` bytes of UTF-8 JSON, followed by a NUL, that live until it
+/// returns. Non-zero stops the call with `MISTRAL_E_CANCELLED`. It must return: no exception, no `longjmp`.
 pub type mistral_chunk_fn =
     Option<unsafe extern "C" fn(user_data: *mut c_void, chunk: *const c_char, len: usize) -> i32>;
 
-/// Is given what the library has to say: `level` is a `MISTRAL_LOG_...` number; `message` is `len` bytes of UTF-8, followed
-/// by a NUL, that live until it returns. It may be called from any thread, several at once, threads of the library
-/// included. It must return: no exception, no `longjmp`.
+/// Is given what the library has to say: `level` is a `MISTRAL_LOG_...` number; `message` is `len` bytes of
+/// UTF-8, followed by a NUL, that live until it returns. It may be called from any thread, several at once,
+/// threads of the library included. It must return: no exception, no `longjmp`.
 pub type mistral_log_fn =
     Option<unsafe extern "C" fn(user_data: *mut c_void, level: i32, message: *const c_char, len: usize)>;
 

@@ -1,5 +1,5 @@
-//! C programs: compiled against the header, linked with the library, run on a tiny model. They print nothing unless they fail, and neither
-//! does the library.
+//! C programs: compiled against the header, linked with the library, run on a tiny model. They print nothing
+//! unless they fail, and neither does the library.
 
 mod declarations;
 mod support;
@@ -18,7 +18,11 @@ fn the_interface_does_what_its_header_says() {
     for standard in ["c99", "c11"] {
         let program = compile(folder.path(), &repository().join("tests/c/interface.c"), standard);
         let output = run(Command::new(&program).arg(&model).arg(folder.path()));
-        assert_eq!(String::from_utf8_lossy(&[output.stdout, output.stderr].concat()), "", "nothing is printed");
+        assert_eq!(
+            String::from_utf8_lossy(&[output.stdout, output.stderr].concat()),
+            "",
+            "nothing is printed"
+        );
     }
 }
 
@@ -27,7 +31,8 @@ fn every_null_and_every_bad_handle_is_refused() {
     let folder = temp();
     let model = folder.path().join("tiny.gguf");
     write_tiny_model(&model);
-    let header = std::fs::read_to_string(repository().join("include/mistral.h")).expect("the header is there");
+    let header =
+        std::fs::read_to_string(repository().join("include/mistral.h")).expect("the header is there");
     let source = folder.path().join("matrix.c");
     let (cases, text) = matrix(&declarations(&header));
     assert!(cases > 100, "{cases} cases");
@@ -60,7 +65,8 @@ fn a_program_can_carry_the_static_library() {
     write_tiny_model(&model);
     let program = folder.path().join("static");
     let mut cc = Command::new("cc");
-    cc.args(["-std=c99", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-I"]).arg(repository().join("include"));
+    cc.args(["-std=c99", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-I"])
+        .arg(repository().join("include"));
     cc.arg(repository().join("examples/generate.c")).arg(static_library());
     run(cc.args(["-lm", "-lpthread", "-ldl", "-o"]).arg(&program));
     run(Command::new(&program).arg(&model).args(["hello", "8"]));
@@ -80,7 +86,8 @@ fn compile(folder: &Path, source: &Path, standard: &str) -> PathBuf {
     program
 }
 
-/// A program that calls each function with each of its pointers NULL and each of its handles freed, or of another type.
+/// A program that calls each function with each of its pointers NULL and each of its handles freed, or of
+/// another type.
 fn matrix(functions: &[Function]) -> (usize, String) {
     let mut body = String::new();
     let mut cases = 0;
@@ -148,7 +155,9 @@ fn valid(function: &Function, parameter: &str) -> String {
             format!("strlen({})", name.trim_end_matches("_len"))
         }
         "user_data" => "NULL".to_owned(),
-        "callback" => parameter.split(' ').next().expect("it has a type").replace("mistral_", "on_").replace("_fn", ""),
+        "callback" => {
+            parameter.split(' ').next().expect("it has a type").replace("mistral_", "on_").replace("_fn", "")
+        }
         _ => name.to_owned(),
     }
 }

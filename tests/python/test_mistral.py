@@ -130,7 +130,14 @@ class Text(WithModel):
                 self.model.decode(ids)
 
     def test_info(self):
-        self.assertEqual(self.model.info["vocab_size"], VOCAB_SIZE)
+        self.assertEqual(self.model.info["weights"]["vocab_size"], VOCAB_SIZE)
+        self.assertEqual(self.model.info["device"], "cpu")
+
+    def test_a_tokenizer_alone(self):
+        with mistral.Model(MODEL, weights=False) as model:
+            self.assertEqual(model.decode(model.encode("hello")), "hello")
+            with self.assertRaises(mistral.UnsupportedError):
+                model.session()
 
 
 class Sessions(WithModel):

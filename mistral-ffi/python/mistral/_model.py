@@ -35,7 +35,7 @@ class Model(Handle):
     """A model that was opened. Immutable: any number of threads and sessions may use it at once.
 
     ``path`` is a folder or a file. Options: ``threads``, ``quantize`` (``"q8_0"``, ``"q4_0"``, ``"q4_k"``), ``activation``
-    (``"int8"``, ``"f32"``), ``max_memory``.
+    (``"int8"``, ``"f32"``), ``max_memory``, ``weights`` (``False`` opens the tokenizer alone), ``tokenizer_version``.
     """
 
     _FREE = "mistral_model_free"

@@ -192,4 +192,5 @@ def token_array(ids: Iterable[int]) -> Tuple[Any, int]:
         packed = array.array("I", values)
     except (TypeError, OverflowError) as error:
         raise _errors.ArgumentError(f"tokens: {error}") from None
-    return (c_uint32 * len(values)).from_buffer(packed) if values else None, len(values)
+    # C has no empty array, but the pointer must be one.
+    return (c_uint32 * len(values)).from_buffer(packed) if values else (c_uint32 * 1)(), len(values)

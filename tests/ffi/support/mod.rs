@@ -1,12 +1,11 @@
-//! What the tests of the C interface share: where the built library is, a tiny model with a tokenizer, running programs.
+//! What the tests of the C interface share: where the built library is, a tiny model with a tokenizer,
+//! running programs.
 #![allow(dead_code, reason = "each test program uses a part")]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use mistral_core::config::{
-    FeedForwardConfig, LayerConfig, ModelConfig, RopeConfig, RopeScaling, RopeStyle,
-};
+use mistral_core::config::{FeedForwardConfig, LayerConfig, ModelConfig, RopeConfig, RopeScaling, RopeStyle};
 use mistral_core::quant::Format;
 use mistral_core::testing::{GgufValue, Model, TempFolder};
 
@@ -57,12 +56,14 @@ pub fn exports(library: &Path) -> std::collections::BTreeSet<String> {
     let flags: &[&str] = if cfg!(target_os = "macos") { &["-gU"] } else { &["-D", "--defined-only"] };
     let output = run(nm.args(flags).arg(library));
     let lines = String::from_utf8(output.stdout).expect("symbols are ASCII");
-    let name = |line: &str| line.split_whitespace().last().map(|name| name.trim_start_matches('_').to_owned());
+    let name =
+        |line: &str| line.split_whitespace().last().map(|name| name.trim_start_matches('_').to_owned());
     lines.lines().filter_map(name).collect()
 }
 
 /// Writes a random model of two layers with a tokenizer of bytes (GPT-2's letters for them, two merges, and
-/// `<s>`, `</s>`), and a chat template. The tokens of a text are its bytes in the order of GPT-2, but `he` and `ll`.
+/// `<s>`, `</s>`), and a chat template. The tokens of a text are its bytes in the order of GPT-2, but `he`
+/// and `ll`.
 pub fn write_tiny_model(path: &Path) {
     let config = ModelConfig {
         architecture: "llama".to_owned(),
