@@ -7,6 +7,7 @@ pub mod jinja;
 pub mod json;
 pub mod message;
 mod normalize;
+mod pyregex;
 pub mod request;
 mod schema;
 mod settings;
