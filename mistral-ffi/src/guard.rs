@@ -64,7 +64,49 @@ fn short(path: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::{c_char, c_void};
+
     use super::*;
+
+    /// What the log was told.
+    static TOLD: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+    unsafe extern "C" fn tell(_: *mut c_void, level: i32, message: *const c_char, len: usize) {
+        assert_eq!(level, MISTRAL_LOG_ERROR);
+        // SAFETY: the library gives a text of this length.
+        let text = unsafe { std::slice::from_raw_parts(message.cast::<u8>(), len) };
+        TOLD.lock().unwrap().push(String::from_utf8_lossy(text).into_owned());
+    }
+
+    #[test]
+    fn a_panic_becomes_a_status_and_goes_to_the_log_without_text_of_the_host() {
+        let secret = "the secret";
+        // SAFETY: the function lives for ever.
+        assert_eq!(unsafe { log::mistral_set_log(Some(tell), std::ptr::null_mut()) }, MISTRAL_OK);
+        let literal = contain(|| panic!("a literal message"));
+        let formatted = contain(|| panic!("a message with {secret}"));
+        let worker = contain(|| {
+            let caught = std::thread::spawn(|| panic!("in a worker")).join();
+            std::panic::resume_unwind(caught.expect_err("it panicked"))
+        });
+        assert_eq!(call(|| panic!("in a call")), MISTRAL_E_INTERNAL);
+        // SAFETY: NULL is no function.
+        assert_eq!(unsafe { log::mistral_set_log(None, std::ptr::null_mut()) }, MISTRAL_OK);
+        // The hook of the tests again: theirs print.
+        drop(std::panic::take_hook());
+
+        let messages: Vec<String> = [literal, formatted, worker]
+            .into_iter()
+            .map(|outcome: Outcome<()>| outcome.expect_err("it panicked").to_string())
+            .collect();
+        for (message, part) in messages.iter().zip(["a literal message", "message withheld", "in a worker"]) {
+            assert!(message.contains("src/guard.rs:") && message.contains(part), "{message}");
+        }
+        assert!(!messages.concat().contains(secret));
+        let told = TOLD.lock().unwrap();
+        assert_eq!(told.len(), 4, "{told:?}");
+        assert!(told.iter().all(|message| message.contains("panic at") && !message.contains(secret)));
+    }
 
     #[test]
     fn paths_are_cut() {

@@ -63,7 +63,7 @@ fn every_function_documents_what_its_caller_must_know() {
         let makes = parameters.iter().any(|p| p.contains("**"));
         assert!(!makes || has("Ownership: "), "{name} does not say who owns what it gives");
         for nullable in nullable(&comment) {
-            let known = parameters.iter().any(|p| p.ends_with(&format!("{nullable}")));
+            let known = parameters.iter().any(|p| p.ends_with(&nullable));
             assert!(known, "{name} has no parameter {nullable}");
         }
     }

@@ -74,7 +74,7 @@ class Session(Handle):
         )
         reporter.check(status)
 
-    def logits(self) -> memoryview:
+    def logits(self) -> memoryview[float]:
         """The logits after the last token that was evaluated, one for each token of the vocabulary, as floats of 32 bits.
 
         The memory is the caller's own. ``numpy.asarray`` takes it without another copy.
