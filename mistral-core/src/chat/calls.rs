@@ -41,7 +41,6 @@ enum Place {
     BeforeColon,
     BeforeValue,
     Value,
-    AfterValue,
     /// What stands here is no call, nor can one follow.
     Lost,
     Ended,
@@ -145,7 +144,7 @@ impl CallScanner {
                 self.key.clear();
                 self.place = Place::Key;
             }
-            (Place::BeforeKey | Place::AfterValue, '}') => self.end_call(),
+            (Place::BeforeKey, '}') => self.end_call(),
             (Place::BeforeColon, ':') => self.place = Place::BeforeValue,
             (Place::BeforeValue, _) => {
                 self.value.clear();
@@ -154,7 +153,6 @@ impl CallScanner {
                 self.place = Place::Value;
                 self.value(c);
             }
-            (Place::AfterValue, ',') => self.place = Place::BeforeKey,
             _ => self.lose(),
         }
     }

@@ -52,7 +52,7 @@ pub struct Prompt {
 impl Prompt {
     /// The message that the answer goes on from; empty if it begins anew.
     pub fn prefix(&self) -> &[Fragment] {
-        &self.fragments[self.fragments.len() - self.prefix..]
+        &self.fragments[self.fragments.len().saturating_sub(self.prefix)..]
     }
 
     /// The tokens.
