@@ -104,6 +104,11 @@ fn python_dialect() {
             "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}",
             "1",
         ),
+        (
+            "{{ 'x'|int }} {{ ' 1_0 '|int }} {{ '2.9'|int }} {{ 'x'|int(7) }} {{ 'ff'|int(0, 16) }} {{ true|int }}",
+            "0 10 2 7 255 1",
+        ),
+        ("{{ 'x'|float }} {{ '2.5'|float }} {{ 3|float }}", "0.0 2.5 3.0"),
         ("{{ {'b': 1, 'a': ['é', none, true]}|tojson }}", "{\"b\": 1, \"a\": [\"é\", null, true]}"),
         (
             "{{ {'b': 1, 'a': '<é>'}|tojson(ensure_ascii=true, sort_keys=true, separators=(',', ':')) }}",
