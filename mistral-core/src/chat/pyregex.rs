@@ -137,16 +137,16 @@ impl<'a> Parser<'a> {
             if self.verbose && self.skip_verbose(c) {
                 continue;
             }
-            if matches!(c, '*' | '+' | '?' | '{') {
-                if let Some((min, max)) = self.quantifier(c)? {
-                    if last != Last::Item {
-                        return wrong();
-                    }
-                    item = item.repeated(min, max);
-                    last = Last::Repeat;
-                    let _ = self.eat('?') || self.eat('+');
-                    continue;
+            if matches!(c, '*' | '+' | '?' | '{')
+                && let Some((min, max)) = self.quantifier(c)?
+            {
+                if last != Last::Item {
+                    return wrong();
                 }
+                item = item.repeated(min, max);
+                last = Last::Repeat;
+                let _ = self.eat('?') || self.eat('+');
+                continue;
             }
             let parsed = match c {
                 '^' | '$' => Some((Last::Anchor, Width::NONE)),
@@ -452,7 +452,7 @@ impl<'a> Parser<'a> {
                 ')' if !minus && at_start => {
                     return if on.contains('x') && !self.verbose { Err(Stop::Verbose) } else { Ok(None) };
                 }
-                ':' if !(minus && off.is_empty()) && !off.chars().any(|c| on.contains(c)) => {
+                ':' if minus != off.is_empty() && !off.chars().any(|c| on.contains(c)) => {
                     let verbose = self.verbose;
                     self.verbose = (verbose || on.contains('x')) && !off.contains('x');
                     let width = self.alternatives(false)?;
