@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::chat::jinja::{ChatTemplate, RenderOptions};
 use crate::chat::request::{ChatRequest, CompletionOptions, ResponseFormat};
-use crate::chat::{ChatFormat, ModelSettings};
+use crate::chat::response::{self, ResponseHead, TokenLogprob, Usage};
+use crate::chat::{AnswerParser, ChatFormat, Fragment, ModelSettings};
 use crate::control::Control;
 use crate::engine::Model;
 use crate::error::{Error, Result};
@@ -70,9 +71,17 @@ impl Model {
     /// # Errors
     /// What is wrong with the request, by its path; [`Error::Unsupported`] where the model has no chat format.
     pub fn chat_encode(&self, request: &ChatRequest) -> Result<Vec<u32>> {
+        self.chat_prompt(request).map(|prompt| prompt.tokens)
+    }
+
+    fn chat_prompt(&self, request: &ChatRequest) -> Result<ChatPrompt> {
         let tokenizer = self.tokenizer()?;
         match self.chat_style()? {
-            ChatStyle::Mistral(format) => format.prompt(request)?.to_tokens(tokenizer),
+            ChatStyle::Mistral(format) => {
+                let prompt = format.prompt(request)?;
+                let tokens = prompt.to_tokens(tokenizer)?;
+                Ok(ChatPrompt { tokens, prefix: prompt.prefix().to_vec(), version: Some(format.version()) })
+            }
             ChatStyle::Template(template) => {
                 let text = template.render(request, RenderOptions::default())?;
                 let mut tokens = tokenizer.encode_with_special(&text);
@@ -82,7 +91,7 @@ impl Model {
                 {
                     tokens.insert(0, bos);
                 }
-                Ok(tokens)
+                Ok(ChatPrompt { tokens, prefix: Vec::new(), version: None })
             }
             ChatStyle::Unknown(reason) => Err(self.no_chat(reason)),
         }
@@ -147,24 +156,28 @@ impl Session {
         control: &mut Control<'_>,
     ) -> Result<Value> {
         let model = Arc::clone(self.model());
-        let prompt = model.chat_encode(request)?;
+        let prompt = model.chat_prompt(request)?;
         refuse_unhonoured(request)?;
         let mut reply = Reply::new(request);
-        let mut completion_tokens = 0;
-        let mut cached = 0;
-        for index in 0..request.options.n.unwrap_or(1) {
-            let options = generate_options(&request.options, index);
-            let kept = self.rewind_to_prefix(&prompt);
-            cached = if index == 0 { kept } else { cached };
-            let mut generation = self.generate(&prompt[kept..], &options, control)?;
-            reply.begin(index);
-            reply.send(on_chunk, json!({"role": "assistant", "content": ""}), None);
+        let mut first_kept = None;
+        for (index, n) in (0..request.options.n.unwrap_or(1)).enumerate() {
+            let options = generate_options(&request.options, n);
+            let kept = self.rewind_to_prefix(&prompt.tokens);
+            first_kept.get_or_insert(kept);
+            let mut generation = self.generate(&prompt.tokens[kept..], &options, control)?;
+            let mut choice = Choice::new(&reply, &model, &prompt, index);
+            reply.send(on_chunk, index, response::first_delta(), None, Value::Null);
             while let Some(event) = generation.next(control) {
-                reply.add(event?, &model, on_chunk);
+                let (deltas, mut logprobs) = choice.add(&event?);
+                for delta in deltas {
+                    reply.send(on_chunk, index, delta, None, logprobs.take());
+                }
             }
-            completion_tokens += generation.generated();
+            reply.usage.completion += generation.generated() as u64;
+            reply.end(on_chunk, choice);
         }
-        Ok(reply.finish(prompt.len(), cached, completion_tokens))
+        reply.usage.prompt = prompt.tokens.len() as u64;
+        Ok(reply.finish(on_chunk, first_kept.unwrap_or(0)))
     }
 }
 
@@ -201,6 +214,15 @@ fn generate_options(options: &CompletionOptions, index: u64) -> GenerateOptions 
     }
 }
 
+/// A request as the model reads it.
+struct ChatPrompt {
+    tokens: Vec<u32>,
+    /// The start of the answer, where the request gives it.
+    prefix: Vec<Fragment>,
+    /// The format in which the answer is read back.
+    version: Option<TokenizerVersion>,
+}
+
 /// A response in the making.
 struct Reply {
     id: String,
@@ -208,16 +230,9 @@ struct Reply {
     model: String,
     stream: bool,
     include_usage: bool,
-    index: u64,
-    choices: Vec<Choice>,
     logprobs: bool,
-}
-
-#[derive(Default)]
-struct Choice {
-    text: String,
-    logprobs: Vec<Value>,
-    finish_reason: Option<FinishReason>,
+    choices: Vec<Value>,
+    usage: Usage,
 }
 
 impl Reply {
@@ -231,89 +246,106 @@ impl Reply {
             model: request.model.clone().unwrap_or_default(),
             stream: request.stream,
             include_usage: request.include_usage,
-            index: 0,
-            choices: Vec::new(),
             logprobs: request.options.logprobs.is_some(),
+            choices: Vec::new(),
+            usage: Usage::default(),
         }
     }
 
-    fn begin(&mut self, index: u64) {
-        self.index = index;
-        self.choices.push(Choice::default());
+    fn head(&self) -> ResponseHead<'_> {
+        ResponseHead { id: &self.id, created: self.created, model: &self.model }
     }
 
-    fn add(&mut self, event: Event, model: &Model, on_chunk: &mut dyn FnMut(Value)) {
-        let logprobs = self.logprobs.then(|| logprob_entry(&event, model));
-        let Some(choice) = self.choices.last_mut() else { return };
-        choice.text += &event.text;
-        choice.logprobs.extend(logprobs.clone());
-        choice.finish_reason = event.finish_reason;
-        if !event.text.is_empty() || logprobs.is_some() {
-            self.send(on_chunk, json!({"content": event.text}), logprobs);
-        }
-        if event.finish_reason.is_some() {
-            self.send(on_chunk, json!({}), None);
+    /// A piece of the stream, if one was asked for.
+    fn send(
+        &self,
+        on_chunk: &mut dyn FnMut(Value),
+        index: usize,
+        delta: Value,
+        finish: Option<response::FinishReason>,
+        logprobs: Value,
+    ) {
+        if self.stream {
+            on_chunk(response::chunk(self.head(), index, delta, finish, logprobs));
         }
     }
 
-    /// A piece of the stream; the one with an empty delta tells why the choice ended.
-    fn send(&self, on_chunk: &mut dyn FnMut(Value), delta: Value, logprobs: Option<Value>) {
-        if !self.stream {
-            return;
+    /// The last pieces of a choice, and its place in the whole.
+    fn end(&mut self, on_chunk: &mut dyn FnMut(Value), choice: Choice<'_>) {
+        let (events, answer) = choice.parser.finish();
+        for delta in events.iter().filter_map(response::delta) {
+            self.send(on_chunk, choice.index, delta, None, Value::Null);
         }
-        let ended = delta.as_object().is_some_and(serde_json::Map::is_empty);
-        let reason = self.choices.last().and_then(|c| c.finish_reason).filter(|_| ended);
-        let mut choice =
-            json!({"index": self.index, "delta": delta, "finish_reason": reason.map(finish_name)});
-        if let Some(entry) = logprobs {
-            choice["logprobs"] = json!({"content": [entry]});
-        }
-        on_chunk(self.envelope("chat.completion.chunk", vec![choice]));
+        // The APIs know no full context: it is a length that was reached.
+        let cut = matches!(choice.finish, Some(FinishReason::Length | FinishReason::ContextFull));
+        let finish = response::FinishReason::of(&answer, cut);
+        self.send(on_chunk, choice.index, Value::Object(Map::new()), Some(finish), Value::Null);
+        let logprobs = if self.logprobs { response::logprobs(&choice.logprobs) } else { Value::Null };
+        self.choices.push(response::choice(choice.index, &answer, finish, logprobs));
     }
 
-    fn envelope(&self, object: &str, choices: Vec<Value>) -> Value {
-        json!({"id": self.id, "object": object, "created": self.created, "model": self.model, "choices": choices})
-    }
-
-    fn finish(self, prompt: usize, cached: usize, completion: usize) -> Value {
-        let choices = self.choices.iter().zip(0u64..).map(|(choice, index)| {
-            let reason = choice.finish_reason.map(finish_name);
-            let message = json!({"role": "assistant", "content": choice.text});
-            let mut value = json!({"index": index, "message": message, "finish_reason": reason});
-            if self.logprobs {
-                value["logprobs"] = json!({"content": choice.logprobs});
-            }
-            value
-        });
-        let mut response = self.envelope("chat.completion", choices.collect());
-        response["usage"] = json!({
-            "prompt_tokens": prompt,
-            "completion_tokens": completion,
-            "total_tokens": prompt + completion,
-            "prompt_tokens_details": {"cached_tokens": cached},
-        });
-        response
+    fn finish(mut self, on_chunk: &mut dyn FnMut(Value), cached: usize) -> Value {
+        if self.stream && self.include_usage {
+            on_chunk(response::usage_chunk(self.head(), self.usage));
+        }
+        let choices = std::mem::take(&mut self.choices);
+        let mut whole = response::completion(self.head(), choices, self.usage);
+        whole["usage"]["prompt_tokens_details"] = json!({"cached_tokens": cached});
+        whole
     }
 }
 
-/// The API knows no full context: it is a length that was reached.
-fn finish_name(reason: FinishReason) -> &'static str {
-    match reason {
-        FinishReason::Stop => "stop",
-        FinishReason::Length | FinishReason::ContextFull => "length",
+/// One alternative while it comes.
+struct Choice<'m> {
+    index: usize,
+    model: &'m Model,
+    parser: AnswerParser,
+    wants_logprobs: bool,
+    logprobs: Vec<TokenLogprob>,
+    finish: Option<FinishReason>,
+}
+
+impl<'m> Choice<'m> {
+    fn new(reply: &Reply, model: &'m Model, prompt: &ChatPrompt, index: usize) -> Self {
+        let mut parser = AnswerParser::new(prompt.version, reply.created.wrapping_add(index as u64));
+        // The caller has the prefix already.
+        parser.resume(&prompt.prefix);
+        Self { index, model, parser, wants_logprobs: reply.logprobs, logprobs: Vec::new(), finish: None }
+    }
+
+    /// Reads the text and the control token of an event; returns the deltas that it completes, and its log-probability.
+    fn add(&mut self, event: &Event) -> (Vec<Value>, Value) {
+        self.finish = event.finish_reason;
+        let mut events = if event.text.is_empty() { Vec::new() } else { self.parser.text(&event.text) };
+        if let Some(name) = self.control_name(event) {
+            events.extend(self.parser.control(&name));
+        }
+        let deltas: Vec<Value> = events.iter().filter_map(response::delta).collect();
+        if !self.wants_logprobs {
+            return (deltas, Value::Null);
+        }
+        self.logprobs.push(token_logprob(event, self.model));
+        let logprobs = response::logprobs(&self.logprobs[self.logprobs.len() - 1..]);
+        (if deltas.is_empty() { vec![json!({"content": ""})] } else { deltas }, logprobs)
+    }
+
+    /// The control token of an event that is a part of the answer, such as `[TOOL_CALLS]`.
+    fn control_name(&self, event: &Event) -> Option<String> {
+        let tokenizer = self.model.tokenizer().ok()?;
+        let ends = self.model.eos_token_ids().contains(&event.token);
+        let name = tokenizer.token_text(event.token).filter(|_| tokenizer.is_control(event.token) && !ends);
+        name.map(std::borrow::Cow::into_owned)
     }
 }
 
-fn logprob_entry(event: &Event, model: &Model) -> Value {
-    let text = |token: u32| {
+fn token_logprob(event: &Event, model: &Model) -> TokenLogprob {
+    let bytes = |token: u32| {
         let bytes = model.tokenizer().ok().and_then(|t| t.token_bytes(token)).unwrap_or_default();
-        (String::from_utf8_lossy(&bytes).into_owned(), bytes.to_vec())
+        bytes.into_owned()
     };
-    let entry = |token: u32, logprob: f32| {
-        let (text, bytes) = text(token);
-        json!({"token": text, "logprob": logprob, "bytes": bytes})
-    };
-    let mut value = entry(event.token, event.logprob.unwrap_or_default());
-    value["top_logprobs"] = event.top_logprobs.iter().map(|t| entry(t.token, t.logprob)).collect();
-    value
+    TokenLogprob {
+        bytes: bytes(event.token),
+        logprob: f64::from(event.logprob.unwrap_or_default()),
+        top: event.top_logprobs.iter().map(|t| (bytes(t.token), f64::from(t.logprob))).collect(),
+    }
 }

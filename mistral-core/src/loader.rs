@@ -4,7 +4,7 @@ use burn::tensor::{AllocationProperty, Bytes, DType, Device, Int, Tensor, Tensor
 
 use crate::config::{FeedForwardConfig, LayerConfig, ModelConfig};
 use crate::control::{Control, Progress};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::kernels::cpu::{packed, pool};
 use crate::kernels::{Activation, Layout, LinearSpec};
 use crate::nn::feed_forward::{Moe, SwiGlu};
@@ -154,22 +154,13 @@ fn place(view: &TensorView<'_>, rows: usize, cols: usize, options: &LoadOptions)
     Ok((Linear::new(weight, spec), layout))
 }
 
-/// Bytes that a processor fetches at a time.
-const CACHE_LINE: usize = 64;
-
 /// The rows of `view` in the packed form of `format`, a group at a time on the current pool.
 fn pack(view: &TensorView<'_>, format: Format, rows: usize, cols: usize) -> Result<bytes::Bytes> {
     const GROUP: usize = packed::GROUP_ROWS;
     let len = packed::packed_len(format, rows, cols)?;
     let group_len = len / rows.div_ceil(GROUP).max(1);
-    // The kernels read whole cache lines, so the data starts at one.
-    let mut memory = Vec::<u8>::new();
-    memory.try_reserve_exact(len + CACHE_LINE).map_err(|_| {
-        Error::limit("memory", format!("{len} bytes for {}", view.name), "what the system has")
-    })?;
-    let start = memory.as_ptr().align_offset(CACHE_LINE);
-    memory.resize(start + len, 0u8);
-    let groups = std::sync::Mutex::new(memory[start..].chunks_exact_mut(group_len.max(1)).enumerate());
+    let mut memory = packed::PackedBytes::zeroed(len)?;
+    let groups = std::sync::Mutex::new(memory.chunks_exact_mut(group_len.max(1)).enumerate());
     let failure = std::sync::Mutex::new(None);
     pool::run(rows.div_ceil(GROUP), &|_| {
         let next = groups.lock().unwrap_or_else(std::sync::PoisonError::into_inner).next();
@@ -179,10 +170,9 @@ fn pack(view: &TensorView<'_>, format: Format, rows: usize, cols: usize) -> Resu
             failure.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get_or_insert(error);
         }
     });
-    drop(groups);
     match failure.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner) {
         Some(error) => Err(error),
-        None => Ok(bytes::Bytes::from(memory).slice(start..)),
+        None => Ok(bytes::Bytes::from_owner(memory)),
     }
 }
 
