@@ -13,6 +13,7 @@ pub struct LayerCache {
     k: Option<Tensor<1, Int>>,
     v: Option<Tensor<1, Int>>,
     spec: CacheSpec,
+    window: Option<usize>,
 }
 
 impl LayerCache {
@@ -43,6 +44,8 @@ pub struct KvCache {
     pub len: usize,
     /// Positions that may be stored.
     pub capacity: usize,
+    /// One past the last position that was ever written: what a ring has overwritten.
+    pub written: usize,
 }
 
 impl KvCache {
@@ -64,9 +67,18 @@ impl KvCache {
             let bytes = layer_bytes(&spec)
                 .ok_or_else(|| Error::limit("context", capacity, "what fits into the address space"))?;
             let zeros = || Some(Tensor::zeros([bytes], (device, DType::U8)));
-            Ok(LayerCache { k: zeros(), v: zeros(), spec })
+            Ok(LayerCache { k: zeros(), v: zeros(), spec, window: layer.window })
         });
-        Ok(Self { layers: layers.collect::<Result<_>>()?, len: 0, capacity })
+        Ok(Self { layers: layers.collect::<Result<_>>()?, len: 0, capacity, written: 0 })
+    }
+
+    /// Whether the keys and values that the token at position `len` sees are all still there: a ring may have overwritten them.
+    pub fn can_rewind(&self, len: usize) -> bool {
+        self.layers.iter().all(|layer| {
+            let oldest = self.written.saturating_sub(layer.spec.capacity);
+            let first_visible = layer.window.map_or(0, |window| (len + 1).saturating_sub(window));
+            len <= self.len && oldest <= first_visible
+        })
     }
 
     /// Bytes that [`KvCache::new`] would allocate, or `None` if that overflows.

@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
+use crate::control::Control;
 use crate::error::{Error, Result};
 use crate::tokenizer::{GgufVocab, Tokenizer};
-use crate::weights::{GgufMetadata, TokenizerSource};
+use crate::weights::{self, GgufMetadata, TokenizerSource};
 
 /// Opens the tokenizer that `source` names.
 pub fn open_tokenizer(source: &TokenizerSource) -> Result<Tokenizer> {
@@ -18,6 +19,23 @@ pub fn open_tokenizer(source: &TokenizerSource) -> Result<Tokenizer> {
         }
         TokenizerSource::Gguf(metadata) => from_gguf(metadata),
     }
+}
+
+/// The tokenizer, and the chat template if there is one, of a tokenizer file, a GGUF file, or a folder with or without weights.
+///
+/// # Errors
+/// As [`Tokenizer::open`], and those of a GGUF file.
+pub fn tokenizer_alone(path: &Path) -> Result<(Tokenizer, Option<String>)> {
+    let is_gguf = path.extension().is_some_and(|suffix| suffix == "gguf");
+    if is_gguf {
+        let checkpoint = weights::open(path, &mut Control::none())?;
+        let source = checkpoint.tokenizer().ok_or_else(|| {
+            Error::format(path.display(), "tokenizer.ggml.model", "no such key", "a vocabulary in the file")
+        })?;
+        return Ok((open_tokenizer(&source)?, checkpoint.chat_template()));
+    }
+    let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new("")) };
+    Ok((Tokenizer::open(path)?, weights::chat_template_beside(folder)?))
 }
 
 fn from_gguf(metadata: &GgufMetadata) -> Result<Tokenizer> {

@@ -5,18 +5,22 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use burn::tensor::Device;
+use serde_json::{Value, json};
 
-use crate::carried::open_tokenizer;
+use crate::carried::{self, open_tokenizer};
+use crate::completion::ChatStyle;
 use crate::config::ModelConfig;
 use crate::control::Control;
 use crate::device;
 use crate::error::{Error, Result};
 use crate::kernels::Activation;
+use crate::kernels::cpu::packed::arm_name;
 use crate::kernels::cpu::pool::Pool;
 use crate::loader::{self, LoadOptions};
 use crate::quant::Format;
+use crate::sampler::GENERATOR;
 use crate::session::{Session, SessionOptions};
-use crate::tokenizer::Tokenizer;
+use crate::tokenizer::{Tokenizer, TokenizerVersion};
 use crate::transformer::Transformer;
 use crate::weights::{self, Checkpoint};
 
@@ -36,6 +40,10 @@ pub struct ModelOptions {
     pub activation: Activation,
     /// Bytes that weights and caches together may take; `None`: no bound.
     pub max_memory: Option<u64>,
+    /// `false` opens the tokenizer alone.
+    pub weights: bool,
+    /// Mistral's chat format, where the files do not tell it.
+    pub tokenizer_version: Option<TokenizerVersion>,
 }
 
 impl Default for ModelOptions {
@@ -46,6 +54,8 @@ impl Default for ModelOptions {
             quantize: None,
             activation: Activation::Int8,
             max_memory: None,
+            weights: true,
+            tokenizer_version: None,
         }
     }
 }
@@ -57,18 +67,38 @@ pub struct Weights {
     pub config: ModelConfig,
     /// The layers on their device.
     pub transformer: Transformer,
+    checkpoint: Checkpoint,
+}
+
+impl Weights {
+    fn info(&self) -> Value {
+        let ModelConfig { architecture, dim, n_heads, n_kv_heads, head_dim, hidden_dim, vocab_size, .. } =
+            &self.config;
+        let mut formats = std::collections::BTreeMap::<&str, usize>::new();
+        for (_, _, format) in self.checkpoint.names() {
+            *formats.entry(format.name()).or_default() += 1;
+        }
+        let files =
+            self.checkpoint.files().map(|f| json!({"path": f.path.display().to_string(), "bytes": f.bytes}));
+        json!({
+            "architecture": architecture, "dim": dim, "n_layers": self.config.layers.len(), "n_heads": n_heads,
+            "n_kv_heads": n_kv_heads, "head_dim": head_dim, "hidden_dim": hidden_dim, "vocab_size": vocab_size,
+            "max_context": self.config.max_context, "tied_embeddings": self.config.tied_embeddings,
+            "files": files.collect::<Vec<_>>(), "bytes": self.checkpoint.total_bytes(), "formats": formats,
+        })
+    }
 }
 
 /// A model that was opened.
 #[derive(Debug)]
 pub struct Model {
     path: PathBuf,
-    device_name: String,
+    options: ModelOptions,
     device: Device,
     pool: Arc<Pool>,
     weights: Option<Weights>,
-    checkpoint: Option<Checkpoint>,
     tokenizer: Option<Arc<Tokenizer>>,
+    chat_style: Option<ChatStyle>,
     eos_token_ids: Vec<u32>,
     memory: Arc<Memory>,
 }
@@ -107,9 +137,11 @@ impl Model {
         let device = device::open(&options.device)?;
         let pool = Arc::new(new_pool(options.threads)?);
         check_quantize(options.quantize)?;
+        if !options.weights {
+            return Self::open_tokenizer(path, options, device, pool);
+        }
         let checkpoint = weights::open(path, control)?;
-        let memory =
-            Arc::new(Memory { used: AtomicU64::new(0), limit: options.max_memory.unwrap_or(u64::MAX) });
+        let memory = Arc::new(Memory::new(options.max_memory));
         memory.take("weights", checkpoint.total_bytes())?;
         let load = LoadOptions {
             device: device.clone(),
@@ -119,22 +151,72 @@ impl Model {
         let transformer = pool.scope(|| loader::load(&checkpoint, &load, control))?;
         let tokenizer =
             checkpoint.tokenizer().map(|source| open_tokenizer(&source)).transpose()?.map(Arc::new);
+        let chat_style = tokenizer
+            .as_deref()
+            .map(|t| ChatStyle::choose(t, checkpoint.chat_template().as_deref(), options.tokenizer_version))
+            .transpose()?;
         let mut eos_token_ids = checkpoint.eos_token_ids().to_vec();
-        if let Some(eos) = tokenizer.as_ref().and_then(|t| t.eos()).filter(|eos| !eos_token_ids.contains(eos))
-        {
-            eos_token_ids.push(eos);
-        }
+        let eos = tokenizer.as_ref().and_then(|t| t.eos());
+        eos_token_ids.extend(eos.filter(|eos| !eos_token_ids.contains(eos)));
+        let config = checkpoint.config.clone();
         Ok(Arc::new(Self {
             path: path.to_owned(),
-            device_name: options.device.clone(),
+            options: options.clone(),
             device,
             pool,
-            weights: Some(Weights { config: checkpoint.config.clone(), transformer }),
-            checkpoint: Some(checkpoint),
+            weights: Some(Weights { config, transformer, checkpoint }),
             tokenizer,
+            chat_style,
             eos_token_ids,
             memory,
         }))
+    }
+
+    /// A tokenizer file, or the one of a folder or GGUF file, without weights: for counting and preparing tokens.
+    fn open_tokenizer(
+        path: &Path,
+        options: &ModelOptions,
+        device: Device,
+        pool: Arc<Pool>,
+    ) -> Result<Arc<Self>> {
+        let (tokenizer, template) = carried::tokenizer_alone(path)?;
+        let chat_style = ChatStyle::choose(&tokenizer, template.as_deref(), options.tokenizer_version)?;
+        Ok(Arc::new(Self {
+            path: path.to_owned(),
+            options: options.clone(),
+            device,
+            pool,
+            weights: None,
+            eos_token_ids: tokenizer.eos().into_iter().collect(),
+            tokenizer: Some(Arc::new(tokenizer)),
+            chat_style: Some(chat_style),
+            memory: Arc::new(Memory::new(options.max_memory)),
+        }))
+    }
+
+    /// What the model is and how it runs here, as JSON: shape, files, formats, device, tokenizer, chat format.
+    pub fn info(&self) -> Value {
+        let tokenizer = self.tokenizer.as_deref().map(|t| {
+            let chat = match &self.chat_style {
+                Some(ChatStyle::Mistral(format)) => Some(format!("mistral {}", format.version().as_str())),
+                Some(ChatStyle::Template(_)) => Some("template".to_owned()),
+                _ => None,
+            };
+            json!({
+                "vocab_size": t.vocab_size(), "bos_token_id": t.bos(), "eos_token_ids": self.eos_token_ids,
+                "version": t.version().map(TokenizerVersion::as_str), "chat_format": chat,
+            })
+        });
+        json!({
+            "path": self.path.display().to_string(),
+            "device": self.options.device,
+            "threads": self.pool.threads(),
+            "kernels": arm_name(),
+            "activation": if self.options.activation == Activation::Int8 { "int8" } else { "f32" },
+            "generator": GENERATOR,
+            "tokenizer": tokenizer,
+            "weights": self.weights.as_ref().map(Weights::info),
+        })
     }
 
     /// A new, empty timeline.
@@ -171,6 +253,11 @@ impl Model {
                 "encode, decode, chat_encode",
             )
         })
+    }
+
+    pub(crate) fn chat_style(&self) -> Result<&ChatStyle> {
+        self.tokenizer()?;
+        self.chat_style.as_ref().ok_or_else(|| Error::Internal("a tokenizer without a chat style".to_owned()))
     }
 
     /// Where the model was opened.
@@ -220,6 +307,10 @@ impl Model {
 }
 
 impl Memory {
+    fn new(limit: Option<u64>) -> Self {
+        Self { used: AtomicU64::new(0), limit: limit.unwrap_or(u64::MAX) }
+    }
+
     fn take(&self, what: &str, bytes: u64) -> Result<()> {
         let fits = |used: u64| used.checked_add(bytes).filter(|&sum| sum <= self.limit);
         match self.used.try_update(Ordering::Relaxed, Ordering::Relaxed, fits) {

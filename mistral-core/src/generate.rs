@@ -86,6 +86,8 @@ struct Prepared {
     end_tokens: Vec<u32>,
     max_tokens: usize,
     decoder: Option<StreamDecoder<Arc<Tokenizer>>>,
+    /// Tokens that have a text.
+    text_tokens: usize,
 }
 
 /// A running generation; it holds its session: by reference from [`Session::generate`], or whatever owner it was
@@ -187,6 +189,7 @@ impl Prepared {
             stops: StopMatcher::new(&options.stop)?,
             end_tokens,
             max_tokens: options.max_tokens.unwrap_or(usize::MAX),
+            text_tokens: model.tokenizer().map_or(0, |t| t.vocab_size()),
             decoder: model.tokenizer().ok().map(|t| StreamDecoder::new(Arc::clone(t), !options.show_special)),
         })
     }
@@ -196,7 +199,9 @@ impl Prepared {
         let Some(decoder) = self.decoder.as_mut().filter(|_| !ended) else {
             return Ok((String::new(), false));
         };
-        let step = self.stops.push(&decoder.push(token)?);
+        // The output layer of some models has more rows than the tokenizer has tokens.
+        let known = (token as usize) < self.text_tokens;
+        let step = self.stops.push(&if known { decoder.push(token)? } else { String::new() });
         Ok((step.text, step.stop.is_some()))
     }
 

@@ -6,6 +6,7 @@
 pub mod cache;
 mod carried;
 pub mod chat;
+mod completion;
 pub mod config;
 #[cfg(feature = "constraint")]
 pub mod constraint;

@@ -104,6 +104,7 @@ impl Session {
         self.tokens.clear();
         self.logits.clear();
         self.cache.len = 0;
+        self.cache.written = 0;
     }
 
     /// Appends `ids` and evaluates them; afterwards [`Session::logits`] holds the logits of the last position.
@@ -145,6 +146,18 @@ impl Session {
         control: &mut Control<'_>,
     ) -> Result<Generation<&mut Self>> {
         Generation::new(self, ids, options, control)
+    }
+
+    /// Keeps of the timeline what it shares with `tokens`, at most all but the last of them; returns how many that are.
+    pub(crate) fn rewind_to_prefix(&mut self, tokens: &[u32]) -> usize {
+        let evaluated = &self.tokens[..self.cache.len];
+        let shared = evaluated.iter().zip(tokens).take_while(|(a, b)| a == b).count();
+        let kept = shared.min(tokens.len().saturating_sub(1));
+        let kept = if self.cache.can_rewind(kept) { kept } else { 0 };
+        self.tokens.truncate(kept);
+        self.cache.len = kept;
+        self.logits.clear();
+        kept
     }
 
     /// Appends one token that was sampled; it is evaluated with what comes next.

@@ -48,6 +48,7 @@ impl Transformer {
     ) -> Result<Tensor<2>> {
         let [t, _] = h.dims();
         let rotation = self.rope.rotation(cache.len, t);
+        cache.written = cache.written.max(cache.len + t);
         for (block, layer) in self.layers.iter().zip(&mut cache.layers) {
             check()?;
             h = block.forward(h, cache.len, &rotation, layer)?;

@@ -16,3 +16,6 @@ mod validate;
 pub use encode::{ChatFormat, Fragment, Prompt};
 pub use settings::ModelSettings;
 pub use validate::ValidationMode;
+
+#[cfg(test)]
+mod corpus_tests;

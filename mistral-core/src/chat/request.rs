@@ -285,7 +285,8 @@ impl CompletionRequest {
         Self::read(&Json::from(value))
     }
 
-    fn read(value: &Json) -> Result<Self> {
+    /// Reads a request.
+    pub fn read(value: &Json) -> Result<Self> {
         let root = Field::root(value);
         refuse_foreign(&root, &["prompt", "suffix"])?;
         let (stream, include_usage) = read_stream(&root)?;

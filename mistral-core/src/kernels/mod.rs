@@ -3,7 +3,12 @@
 //! The default bodies are the reference: ordinary tensor operations, on numbers decoded on the host. A backend overrides what it can
 //! do faster ([`host`] for those in host memory); the tests hold every override against the reference.
 
-pub mod cpu;
+#![cfg_attr(
+    feature = "ndarray",
+    allow(deprecated, reason = "NdArray is deprecated upstream, and asked for by those who compare the two")
+)]
+
+pub(crate) mod cpu;
 mod host;
 mod reference;
 

@@ -92,6 +92,7 @@ fn columns(chosen: &[(usize, f32)], device: &Device) -> (Tensor<1, Int>, Tensor<
 
 /// The feed-forward block of a layer.
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant, reason = "one a layer; the large one is the usual one")]
 pub enum FeedForward {
     /// One SwiGLU.
     Dense(SwiGlu),

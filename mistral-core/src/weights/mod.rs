@@ -54,6 +54,14 @@ pub fn open(path: &Path, control: &mut Control<'_>) -> Result<Checkpoint> {
     }
 }
 
+/// The chat template that lies in `folder`, in one of the places where checkpoints carry it.
+///
+/// # Errors
+/// As [`open`], for the small files of a folder.
+pub fn chat_template_beside(folder: &Path) -> Result<Option<String>> {
+    Ok(Sidecar::of_folder(folder, None)?.chat_template())
+}
+
 /// An open model: its configuration, and its tensors under canonical names (`layers.0.attention.wq.weight`).
 #[derive(Debug)]
 pub struct Checkpoint {
@@ -157,9 +165,7 @@ impl Checkpoint {
 
     /// The source of the default chat template, where the checkpoint carries one.
     pub fn chat_template(&self) -> Option<String> {
-        let templates = self.chat_templates();
-        let default = templates.iter().find(|template| template.name == "default").or(templates.first());
-        default.map(|template| template.source.clone())
+        self.sidecar.chat_template()
     }
 
     /// All chat templates that the checkpoint carries.
@@ -168,8 +174,8 @@ impl Checkpoint {
     }
 
     /// The tokens that end an answer, as the configuration names them; the tokenizer may know more.
-    pub fn eos_token_ids(&self) -> Vec<u32> {
-        self.sidecar.eos_token_ids.clone()
+    pub fn eos_token_ids(&self) -> &[u32] {
+        &self.sidecar.eos_token_ids
     }
 
     /// The text of the token that begins a sequence, for chat templates.

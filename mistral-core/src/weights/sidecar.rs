@@ -87,6 +87,12 @@ impl Sidecar {
         Ok(sidecar)
     }
 
+    /// The source of the default chat template.
+    pub fn chat_template(&self) -> Option<String> {
+        let default = self.chat_templates.iter().find(|template| template.name == "default");
+        default.or(self.chat_templates.first()).map(|template| template.source.clone())
+    }
+
     /// Reads the keys of a GGUF file.
     pub fn of_gguf(metadata: &Arc<Metadata>) -> Result<Self> {
         let mut sidecar = Self::default();

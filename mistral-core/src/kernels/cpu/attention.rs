@@ -412,6 +412,7 @@ fn add_values<V: F32x8, L: Load>(
 
 /// Columns `d..d + 8 * W` of `R` rows; returns how many.
 #[inline(always)]
+#[allow(clippy::needless_range_loop, reason = "the indices are those of pointers too")]
 fn add_columns<V: F32x8, L: Load, const R: usize, const W: usize>(
     scores: &[[f32; BLOCK]],
     at: &std::ops::Range<usize>,

@@ -87,8 +87,11 @@ fn rows_body<V: F32x8, L: Load>(
                     (2, 4..) => tile::<V, L, 2, 4>(x, w, row, i, out),
                     (2, _) => tile::<V, L, 2, 1>(x, w, row, i, out),
                     (8, _) => tile::<V, L, 8, 1>(x, w, row, i, out),
-                    (_, _) => {
-                        (row..row + step).map(|r| tile::<V, L, 1, 1>(x, w, r, i, out)).last().unwrap_or(1)
+                    _ => {
+                        for row in row..row + step {
+                            tile::<V, L, 1, 1>(x, w, row, i, out);
+                        }
+                        1
                     }
                 };
             }
@@ -152,6 +155,7 @@ fn tile<V: F32x8, L: Load, const R: usize, const C: usize>(
 /// # Safety
 /// `k` elements are readable from each pointer; the arm of `V` was detected.
 #[inline(always)]
+#[allow(clippy::needless_range_loop, reason = "the indices are those of pointers too")]
 pub unsafe fn dot<V: F32x8, L: Load, const R: usize, const C: usize>(
     w: [*const u8; R],
     x: [*const f32; C],

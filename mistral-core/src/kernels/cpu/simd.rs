@@ -8,6 +8,11 @@
 /// # Safety
 /// The AVX2 arm may only be used in code that runs after AVX2, FMA and F16C were detected; every `load` reads, and every `store` writes,
 /// eight elements from the pointer on.
+#[allow(
+    missing_docs,
+    clippy::missing_safety_doc,
+    reason = "each is what its name says; the trait states the conditions"
+)]
 pub unsafe trait F32x8: Copy {
     unsafe fn splat(v: f32) -> Self;
     unsafe fn load(p: *const f32) -> Self;

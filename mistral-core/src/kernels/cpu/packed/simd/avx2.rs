@@ -121,6 +121,7 @@ impl Simd for Avx2 {
     type Floats = [__m256; 2];
     const TILES: usize = 1;
     const EXACT_ROWS: usize = 3;
+    const PREFETCH: Option<usize> = Some(4096);
 
     #[inline(always)]
     fn run(self, task: impl Task) {
@@ -143,6 +144,10 @@ impl Simd for Avx2 {
             _mm256_storeu_si256(to, value[0]);
             _mm256_storeu_si256(to.add(1), value[1]);
         })
+    }
+    #[inline(always)]
+    fn prefetch(self, from: *const u8) {
+        intrinsics!(_mm_prefetch::<_MM_HINT_T0>(from.cast()))
     }
     #[inline(always)]
     fn and(self, a: [__m256i; 2], mask: u8) -> [__m256i; 2] {

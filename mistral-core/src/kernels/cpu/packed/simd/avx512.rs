@@ -35,6 +35,7 @@ impl Simd for Avx512 {
     type Floats = __m512;
     const TILES: usize = 2;
     const EXACT_ROWS: usize = 8;
+    const PREFETCH: Option<usize> = None;
 
     #[inline(always)]
     fn run(self, task: impl Task) {
@@ -52,6 +53,10 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn store(self, value: __m512i, to: &mut [u8; 64]) {
         intrinsics!(_mm512_storeu_si512(to.as_mut_ptr().cast(), value))
+    }
+    #[inline(always)]
+    fn prefetch(self, from: *const u8) {
+        intrinsics!(_mm_prefetch::<_MM_HINT_T0>(from.cast()))
     }
     #[inline(always)]
     fn and(self, a: __m512i, mask: u8) -> __m512i {
@@ -93,17 +98,25 @@ impl Simd for Avx512 {
         starts: [i32; M],
     ) -> [__m512i; M] {
         intrinsics!({
-            let mut sums = [_mm512_setzero_si512(); M];
+            // Few rows are one chain of dependent instructions: cut it in two.
+            let chains = if M <= 2 { 2 } else { 1 };
+            let mut sums = [[_mm512_setzero_si512(); M]; 2];
             for m in 0..M {
-                sums[m] = _mm512_set1_epi32(starts[m]);
+                sums[0][m] = _mm512_set1_epi32(starts[m]);
             }
             for (g, &codes) in codes.iter().enumerate() {
                 for m in 0..M {
                     let four = i32::from_ne_bytes(activations[m][g].map(|code| code as u8));
-                    sums[m] = _mm512_dpbusd_epi32(sums[m], codes, _mm512_set1_epi32(four));
+                    let sum = &mut sums[g % chains][m];
+                    *sum = _mm512_dpbusd_epi32(*sum, codes, _mm512_set1_epi32(four));
                 }
             }
-            sums
+            if chains == 2 {
+                for m in 0..M {
+                    sums[0][m] = _mm512_add_epi32(sums[0][m], sums[1][m]);
+                }
+            }
+            sums[0]
         })
     }
     #[inline(always)]

@@ -29,11 +29,17 @@ pub(super) trait Simd: Copy {
     /// Rows of activations that share the weights in the kernel for f32 activations: 3 or 8.
     const EXACT_ROWS: usize;
 
+    /// How far ahead of its arithmetic the decoding kernel asks for bytes, where the hardware does not do so soon enough: what
+    /// an arm with more instructions a byte keeps in flight reaches less far.
+    const PREFETCH: Option<usize>;
+
     /// Runs `task`, compiled with the instructions of this arm.
     fn run(self, task: impl Task);
 
     fn load(self, from: &[u8; 64]) -> Self::Bytes;
     fn store(self, value: Self::Bytes, to: &mut [u8; 64]);
+    /// Asks for the cache line at an address, which may lie anywhere.
+    fn prefetch(self, from: *const u8);
     fn and(self, a: Self::Bytes, mask: u8) -> Self::Bytes;
     fn or(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
     /// Shifts pairs of bytes: callers mask off what came from the neighbour.

@@ -16,6 +16,7 @@ impl Simd for Scalar {
     type Floats = [f32; 16];
     const TILES: usize = 1;
     const EXACT_ROWS: usize = 3;
+    const PREFETCH: Option<usize> = None;
 
     #[inline(always)]
     fn run(self, task: impl Task) {
@@ -30,6 +31,8 @@ impl Simd for Scalar {
     fn store(self, value: [u8; 64], to: &mut [u8; 64]) {
         *to = value;
     }
+    #[inline(always)]
+    fn prefetch(self, _from: *const u8) {}
     #[inline(always)]
     fn and(self, a: [u8; 64], mask: u8) -> [u8; 64] {
         a.map(|byte| byte & mask)

@@ -1,0 +1,47 @@
+//! Writes a GGUF file of a known shape with random weights, to measure speed and memory on.
+//!
+//! `cargo run --release --example random_model -- 1b Q4_0 models/random-1b-Q4_0.gguf`; shapes: `1b`, `7b`; formats: those of GGUF.
+#![allow(clippy::print_stdout, reason = "a program prints")]
+
+use std::error::Error;
+use std::path::Path;
+
+use mistral_core::config::{FeedForwardConfig, LayerConfig, ModelConfig, RopeConfig, RopeScaling, RopeStyle};
+use mistral_core::quant::Format;
+use mistral_core::testing::write_random_gguf;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let [shape, format, path] = words.as_slice() else {
+        return Err("expected: SHAPE FORMAT PATH".into());
+    };
+    let config = match shape.as_str() {
+        "1b" => config(2048, 16, 16, 4, 7168),
+        "7b" => config(4096, 32, 32, 8, 14336),
+        _ => return Err(format!("shape `{shape}`: expected 1b or 7b").into()),
+    };
+    let format = Format::all().find(|f| f.name() == format).ok_or_else(|| format!("unknown format `{format}`"))?;
+    write_random_gguf(Path::new(path), &config, format, 1)?;
+    println!("{path}: {:.0} MB", std::fs::metadata(path)?.len() as f64 / 1e6);
+    Ok(())
+}
+
+/// The shape of Mistral 7B v0.3, or a smaller one like it.
+fn config(dim: usize, n_layers: usize, n_heads: usize, n_kv_heads: usize, hidden_dim: usize) -> ModelConfig {
+    let layer = LayerConfig { window: None, feed_forward: FeedForwardConfig::Dense };
+    ModelConfig {
+        architecture: "llama".to_owned(),
+        dim,
+        n_heads,
+        n_kv_heads,
+        head_dim: 128,
+        hidden_dim,
+        vocab_size: 32768,
+        norm_eps: 1e-5,
+        max_context: 32768,
+        rope: RopeConfig { theta: 1e6, style: RopeStyle::Interleaved, scaling: RopeScaling::None },
+        query_scaling: None,
+        tied_embeddings: false,
+        layers: vec![layer; n_layers],
+    }
+}
