@@ -20,7 +20,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         "7b" => config(4096, 32, 32, 8, 14336),
         _ => return Err(format!("shape `{shape}`: expected 1b or 7b").into()),
     };
-    let format = Format::all().find(|f| f.name() == format).ok_or_else(|| format!("unknown format `{format}`"))?;
+    let format =
+        Format::all().find(|f| f.name() == format).ok_or_else(|| format!("unknown format `{format}`"))?;
     write_random_gguf(Path::new(path), &config, format, 1)?;
     println!("{path}: {:.0} MB", std::fs::metadata(path)?.len() as f64 / 1e6);
     Ok(())

@@ -134,6 +134,11 @@ impl<S: DerefMut<Target = Session>> Generation<S> {
         Some(event)
     }
 
+    /// What holds the session.
+    pub fn holder_mut(&mut self) -> &mut S {
+        &mut self.session
+    }
+
     /// Tokens generated so far.
     pub fn generated(&self) -> usize {
         self.generated

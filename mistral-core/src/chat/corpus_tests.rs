@@ -111,3 +111,88 @@ fn equal_to_mistral_common() {
         different[..different.len().min(5)].join("\n")
     );
 }
+
+/// What a format writes of an assistant's message, it reads back.
+#[test]
+fn answers_are_read_back() {
+    let arguments = "{\"ville\": \"Nîmes\", \"n\": [1, 2.5, \"]}\"]}";
+    let calls = format!(
+        "[{{\"id\": \"abcdefgh1\", \"function\": {{\"name\": \"f\", \"arguments\": {arguments}}}}},
+          {{\"id\": \"abcdefgh2\", \"function\": {{\"name\": \"g-2\", \"arguments\": {{}}}}}}]"
+    );
+    for (name, tokenizer) in tokenizers() {
+        let format = ChatFormat::of(&tokenizer, None).unwrap();
+        let version = format.version();
+        let think = version >= crate::tokenizer::TokenizerVersion::V13;
+        let both = version >= crate::tokenizer::TokenizerVersion::V7;
+        let (content, calls) = match (version.as_str(), both) {
+            ("v1", _) => ("\"Ça va ? 🤖\"", "[]"),
+            (_, false) => ("null", calls.as_str()),
+            _ if think => (
+                "[{\"type\": \"thinking\", \"thinking\": \"Hm…\"}, {\"type\": \"text\", \"text\": \"Ça va ? 🤖\"}]",
+                calls.as_str(),
+            ),
+            _ => ("\"Ça va ? 🤖\"", calls.as_str()),
+        };
+        let request = format!(
+            "{{\"messages\": [{{\"role\": \"user\", \"content\": \"x\"}},
+              {{\"role\": \"assistant\", \"content\": {content}, \"tool_calls\": {calls}, \"prefix\": true}}]}}"
+        );
+        let prompt = format.prompt(&ChatRequest::from_json(&request).unwrap()).unwrap();
+        let all = prompt.to_tokens(&tokenizer).unwrap();
+        let mut head = prompt.clone();
+        head.fragments.truncate(prompt.fragments.len() - prompt.prefix().len());
+        let tokens = &all[head.to_tokens(&tokenizer).unwrap().len()..];
+
+        let answer = AnswerParser::new(Some(version), 1).read_tokens(&tokenizer, tokens).unwrap();
+        assert_eq!(answer.content, if content == "null" { "" } else { "Ça va ? 🤖" }, "{name}");
+        assert_eq!(answer.reasoning, if think { "Hm…" } else { "" }, "{name}");
+        assert_eq!(answer.broken, [], "{name}");
+        if version.as_str() != "v1" {
+            assert_eq!(answer.calls.len(), 2, "{name}");
+            assert_eq!(
+                (answer.calls[0].name.as_str(), answer.calls[0].arguments.as_str()),
+                ("f", arguments),
+                "{name}"
+            );
+            assert_eq!(answer.calls[1].arguments, "{}", "{name}");
+            let ids = ["v3", "v7", "v11"].contains(&version.as_str());
+            assert_eq!(answer.calls[0].id == "abcdefgh1", ids, "{name}");
+        }
+        let mut parser = AnswerParser::new(Some(version), 1);
+        parser.resume(prompt.prefix());
+        assert_eq!(parser.finish().1, answer, "{name}");
+    }
+}
+
+/// Requests of the corpus with some of their bytes changed: an error or tokens, never a panic.
+#[test]
+fn damaged_requests() {
+    let tokenizers = tokenizers();
+    let text = std::fs::read_to_string(fixtures().join("corpus.jsonl")).unwrap();
+    let signs = b"{}[]\":,0-9.eEntfu\\ \0\xc3";
+    let mut state = 1u64;
+    let mut random = move |below: usize| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % below
+    };
+    let mut good = 0;
+    for line in text.lines() {
+        let request = Json::parse(line, Dialect::Strict).unwrap().get("request").unwrap().dumps();
+        for _ in 0..12 {
+            let mut bytes = request.clone().into_bytes();
+            for _ in 0..=random(3) {
+                let (at, sign) = (random(bytes.len()), signs[random(signs.len())]);
+                match random(3) {
+                    0 => bytes[at] = sign,
+                    1 => bytes.insert(at, sign),
+                    _ => drop(bytes.drain(at..(at + 1 + random(20)).min(bytes.len()))),
+                }
+            }
+            let Ok(json) = Json::from_request(&String::from_utf8_lossy(&bytes)) else { continue };
+            let tokenizer = &tokenizers[["tekken-v15", "tekken-v11", "spm-v3", "spm-v2"][random(4)]];
+            good += usize::from(encode(tokenizer, &json, ValidationMode::Test).is_ok());
+        }
+    }
+    assert!(good > 500, "{good}");
+}

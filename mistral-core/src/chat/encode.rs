@@ -45,11 +45,16 @@ pub enum Fragment {
 pub struct Prompt {
     /// From the beginning of the sequence to where the answer begins.
     pub fragments: Vec<Fragment>,
-    /// The answer begins inside a reasoning that the prefix has opened.
-    pub in_reasoning: bool,
+    /// How many of them, at the end, are the message that the answer goes on from.
+    prefix: usize,
 }
 
 impl Prompt {
+    /// The message that the answer goes on from; empty if it begins anew.
+    pub fn prefix(&self) -> &[Fragment] {
+        &self.fragments[self.fragments.len().saturating_sub(self.prefix)..]
+    }
+
     /// The tokens.
     ///
     /// [`Error::Unsupported`] if the vocabulary lacks a control token of the format.
@@ -136,13 +141,12 @@ impl ChatFormat {
     pub fn prompt(&self, request: &ChatRequest) -> Result<Prompt> {
         validate(request, self.version, self.mode)?;
         let conversation = normalize(&request.messages, self.version)?;
-        let mut writer = Writer { version: self.version, fragments: vec![Fragment::Bos] };
+        let mut writer = Writer { version: self.version, fragments: vec![Fragment::Bos], last_message: 0 };
         let preamble = self.preamble(request)?;
         writer.conversation(&conversation, &preamble)?;
-        let in_reasoning = conversation.messages.last().is_some_and(|message| {
-            message.prefix && matches!(message.chunks().last(), Some(Chunk::Think { closed: false, .. }))
-        });
-        Ok(Prompt { fragments: writer.fragments, in_reasoning })
+        let goes_on = conversation.messages.last().is_some_and(|message| message.prefix);
+        let prefix = if goes_on { writer.fragments.len() - writer.last_message } else { 0 };
+        Ok(Prompt { fragments: writer.fragments, prefix })
     }
 
     /// Writes a completion: fill in the middle for a request with a suffix, else plain text.
@@ -153,7 +157,7 @@ impl ChatFormat {
             Some(suffix) => self.fim(&request.prompt, suffix),
             None => Ok(Prompt {
                 fragments: vec![Fragment::Bos, Fragment::Text(request.prompt.clone())],
-                in_reasoning: false,
+                prefix: 0,
             }),
         }
     }
@@ -174,7 +178,7 @@ impl ChatFormat {
         }
         fragments.push(Fragment::Special("[PREFIX]"));
         fragments.push(Fragment::Text(prompt.to_owned()));
-        Ok(Prompt { fragments, in_reasoning: false })
+        Ok(Prompt { fragments, prefix: 0 })
     }
 
     /// The tools and settings, which stand before the last user message or (from v13) the first.
@@ -208,6 +212,8 @@ impl ChatFormat {
 struct Writer {
     version: Version,
     fragments: Vec<Fragment>,
+    /// Where the last message begins.
+    last_message: usize,
 }
 
 impl Writer {
@@ -230,6 +236,7 @@ impl Writer {
         let preamble_at = if self.version >= Version::V13 { first_user } else { last_user };
         let system_at = if self.version == Version::V1 { first_user } else { last_user };
         for (i, message) in messages.iter().enumerate() {
+            self.last_message = self.fragments.len();
             let past = self.version == Version::V2 && Some(i) < last_user;
             match message.role {
                 Role::System => self.system(message)?,

@@ -65,6 +65,8 @@ impl ChatTemplate {
         env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         env.remove_global("debug");
         env.add_filter("tojson", tojson);
+        env.add_filter("int", int);
+        env.add_filter("float", float);
         guard::install(&mut env, 0);
         env.add_template_owned(NAME, guard::prepare(source)?).map_err(|e| compile_error(&e))?;
         let variables = variables.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
@@ -337,6 +339,42 @@ fn tojson(
     let text = value_json(state, value, 0)?.dumps_with(&style);
     state.consume_fuel(text.len() as u64 / 16)?;
     Ok(Value::from_safe_string(text))
+}
+
+/// `int` of Jinja2: what is no number is the default, not an error.
+fn int(value: &Value, default: Option<Value>, base: Option<u32>) -> Value {
+    let digits = value.as_str().map(plain_number);
+    let parsed = match &digits {
+        Some(digits) => {
+            i128::from_str_radix(digits, base.filter(|b| (2..=36).contains(b)).unwrap_or(10)).ok()
+        }
+        None if value.kind() == ValueKind::Bool => Some(i128::from(value.is_true())),
+        None => i128::try_from(value.clone()).ok().filter(|_| value.is_integer()),
+    };
+    let number = match &digits {
+        Some(digits) => digits.parse().ok(),
+        None => f64::try_from(value.clone()).ok(),
+    };
+    // Beyond 2^127 the cast saturates.
+    let parsed = parsed.or(number.filter(|n| n.is_finite()).map(|n| n as i128));
+    parsed.map(Value::from).or(default).unwrap_or_else(|| Value::from(0))
+}
+
+/// `float` of Jinja2, likewise.
+fn float(value: &Value, default: Option<Value>) -> Value {
+    let parsed = match value.as_str() {
+        Some(text) => plain_number(text).parse::<f64>().ok(),
+        None if value.kind() == ValueKind::Bool => Some(f64::from(u8::from(value.is_true()))),
+        None => f64::try_from(value.clone()).ok(),
+    };
+    parsed.map(Value::from).or(default).unwrap_or_else(|| Value::from(0.0))
+}
+
+/// A number as Python reads it: white space around it, underscores between its digits.
+fn plain_number(text: &str) -> String {
+    let text = text.trim();
+    let separated = text.split('_').all(|part| !part.is_empty());
+    if separated { text.replace('_', "") } else { text.to_owned() }
 }
 
 fn indentation(indent: Value) -> Result<String, minijinja::Error> {

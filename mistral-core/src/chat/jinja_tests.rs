@@ -104,6 +104,11 @@ fn python_dialect() {
             "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}",
             "1",
         ),
+        (
+            "{{ 'x'|int }} {{ ' 1_0 '|int }} {{ '2.9'|int }} {{ 'x'|int(7) }} {{ 'ff'|int(0, 16) }} {{ true|int }}",
+            "0 10 2 7 255 1",
+        ),
+        ("{{ 'x'|float }} {{ '2.5'|float }} {{ 3|float }}", "0.0 2.5 3.0"),
         ("{{ {'b': 1, 'a': ['é', none, true]}|tojson }}", "{\"b\": 1, \"a\": [\"é\", null, true]}"),
         (
             "{{ {'b': 1, 'a': '<é>'}|tojson(ensure_ascii=true, sort_keys=true, separators=(',', ':')) }}",
@@ -192,4 +197,69 @@ fn refuses_and_explains() {
     assert!(matches!(render(CHATML, effort), Err(Error::Unsupported { .. })));
     let image = r#"{"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}]}"#;
     assert!(matches!(render(CHATML, image), Err(Error::Unsupported { .. })));
+}
+
+/// Templates of random pieces: text or an error, in bounded time.
+#[test]
+fn any_template() {
+    let pieces = [
+        "{% for m in messages %}",
+        "{% endfor %}",
+        "{{ m.content }}",
+        "{% if m %}",
+        "{% elif x %}",
+        "{% else %}",
+        "{% endif %}",
+        "{% set x = ",
+        "x",
+        "[x, x]",
+        " %}",
+        "{{ ",
+        " }}",
+        "{% set ns.x = ",
+        "{% set ns = namespace(x=1) %}",
+        "ns",
+        "ns.x",
+        "~",
+        "+",
+        "|tojson",
+        "|join",
+        "|list",
+        "{% macro f(a) %}",
+        "{% endmacro %}",
+        "f(x)",
+        "messages",
+        "range(9999)",
+        "{% raw %}",
+        "{% endraw %}",
+        "{#",
+        "#}",
+        "'",
+        "(",
+        ")",
+        "{%- ",
+        " -%}",
+        "é",
+        "\n",
+        "{% set y %}",
+        "{% endset %}",
+        "|length",
+        "*",
+        "100",
+        "==",
+    ];
+    let request = ChatRequest::from_json(HELLO).unwrap();
+    let mut state = 7u64;
+    let mut rendered = 0;
+    for round in 0..6000 {
+        let mut source = String::new();
+        for _ in 0..round % 30 {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            source.push_str(pieces[(state >> 33) as usize % pieces.len()]);
+        }
+        let text =
+            ChatTemplate::compile(&source, &[]).and_then(|t| t.render(&request, RenderOptions::default()));
+        rendered += usize::from(text.is_ok());
+    }
+    assert!(rendered > 300, "{rendered}");
 }

@@ -231,10 +231,10 @@ impl Message {
     fn read_reasoning(&mut self, field: &Field<'_>) -> Result<()> {
         let first = field.optional("reasoning_content");
         let second = field.optional("reasoning");
-        if let (Some(a), Some(b)) = (&first, &second) {
-            if a.string()? != b.string()? {
-                return Err(b.refused("another text than `reasoning_content`", "one of both fields"));
-            }
+        if let (Some(a), Some(b)) = (&first, &second)
+            && a.string()? != b.string()?
+        {
+            return Err(b.refused("another text than `reasoning_content`", "one of both fields"));
         }
         let Some(reasoning) = first.or(second) else { return Ok(()) };
         let chunk = Chunk::Think { text: reasoning.string()?.to_owned(), closed: true };

@@ -473,3 +473,7 @@ fn read_json_schema(field: &Field<'_>) -> Result<ResponseFormat> {
         strict: flag(field, "strict")?.unwrap_or(false),
     })
 }
+
+#[cfg(test)]
+#[path = "request_tests.rs"]
+mod tests;

@@ -1,6 +1,7 @@
 //! Whether a value is a JSON Schema of draft 7: the rules of its meta-schema (json-schema.org/draft-07/schema).
 
 use crate::chat::json::Json;
+use crate::chat::pyregex::is_python_regex;
 
 /// Where a value is not a schema.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -121,5 +122,5 @@ fn check_type(value: &Json, path: &str) -> Result<(), NotASchema> {
 
 fn check_pattern(value: &Json, path: &str) -> Result<(), NotASchema> {
     let Some(pattern) = value.as_str() else { return Err(wrong(value, path, "a string")) };
-    require(fancy_regex::Regex::new(pattern).is_ok(), value, path, "a regular expression")
+    require(is_python_regex(pattern), value, path, "a regular expression")
 }

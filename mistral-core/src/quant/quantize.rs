@@ -132,7 +132,10 @@ fn q8_0(values: &[f32], block: &mut [u8]) {
     let inverse = inverse(scale);
     put_f16(block, 0, scale);
     for (byte, &value) in block[2..].iter_mut().zip(values) {
-        // Halves away from zero, as the reference.
-        *byte = (value * inverse).round() as i8 as u8;
+        // Halves away from zero, as the reference: the fraction is exact.
+        let scaled = value * inverse;
+        let whole = scaled as i32;
+        let fraction = scaled - whole as f32;
+        *byte = (whole + i32::from(fraction >= 0.5) - i32::from(fraction <= -0.5)) as u8;
     }
 }

@@ -104,15 +104,15 @@ fn naive_error(values: &[f32]) -> f64 {
 fn q4_k_search_beats_the_naive_range() {
     let values = noise(16 * 256, 7);
     let (found, naive) = (q4_k_error(&values), naive_error(&values));
-    assert!(found < 0.96 * naive, "{found} against {naive}");
+    assert!(found < 0.92 * naive, "{found} against {naive}");
 }
 
 #[test]
 fn q4_k_keeps_positive_and_offset_blocks() {
     let positive: Vec<f32> = noise(512, 3).iter().map(|value| value.abs() + 0.01).collect();
     let negative: Vec<f32> = positive.iter().map(|value| -value).collect();
-    assert!(q4_k_error(&positive) < 0.06, "{}", q4_k_error(&positive));
-    assert!(q4_k_error(&negative) < 0.06, "{}", q4_k_error(&negative));
+    assert!(q4_k_error(&positive) < 0.027, "{}", q4_k_error(&positive));
+    assert!(q4_k_error(&negative) < 0.027, "{}", q4_k_error(&negative));
 }
 
 #[test]

@@ -101,15 +101,15 @@ fn part<const N: usize>(header: &[u8], index: usize) -> &[u8; N] {
 #[inline(always)]
 fn scale_per_block<S: Simd>(simd: S, header: &[u8], out: &mut ChunkScales) {
     for (halves, out) in header.as_chunks().0.iter().zip(out) {
-        simd.store_floats(simd.from_f16(halves), &mut out.scales[0]);
+        simd.store_floats(simd.load_f16(halves), &mut out.scales[0]);
     }
 }
 
 #[inline(always)]
 fn scale_and_offset_per_block<S: Simd>(simd: S, header: &[u8], out: &mut ChunkScales) {
     for (halves, out) in header.as_chunks::<64>().0.iter().zip(out) {
-        simd.store_floats(simd.from_f16(part(halves, 0)), &mut out.scales[0]);
-        simd.store_floats(simd.from_f16(part(halves, 1)), &mut out.offsets);
+        simd.store_floats(simd.load_f16(part(halves, 0)), &mut out.scales[0]);
+        simd.store_floats(simd.load_f16(part(halves, 1)), &mut out.offsets);
     }
 }
 
@@ -124,14 +124,14 @@ fn join<S: Simd>(simd: S, low: S::Bytes, high: S::Bytes) -> S::Bytes {
 fn scale_bytes<S: Simd>(simd: S, factor: S::Floats, bytes: S::Bytes) -> [S::Floats; 4] {
     let mut array = [0; 64];
     simd.store(bytes, &mut array);
-    let row = |i| simd.mul(factor, simd.from_u8(part(&array, i)));
+    let row = |i| simd.mul(factor, simd.load_u8(part(&array, i)));
     [row(0), row(1), row(2), row(3)]
 }
 
 #[inline(always)]
 fn k_scales<S: Simd>(simd: S, header: &[u8], out: &mut ChunkScales) {
-    let d = simd.from_f16(part(header, 0));
-    let minus_dmin = simd.mul(simd.from_f16(part(header, 1)), simd.splat(-1.0));
+    let d = simd.load_f16(part(header, 0));
+    let minus_dmin = simd.mul(simd.load_f16(part(header, 1)), simd.splat(-1.0));
     let first = simd.load(part(header, 1));
     let last = simd.load(part(header, 2));
     let high = simd.load(part(header, 3));
@@ -150,10 +150,10 @@ fn k_scales<S: Simd>(simd: S, header: &[u8], out: &mut ChunkScales) {
 
 #[inline(always)]
 fn q6_k_scales<S: Simd>(simd: S, header: &[u8], out: &mut ChunkScales) {
-    let d = simd.from_f16(part(header, 0));
+    let d = simd.load_f16(part(header, 0));
     for (b, out) in out.iter_mut().enumerate() {
         for (half, out) in out.scales.iter_mut().enumerate() {
-            let scale = simd.from_i8(part(header, 2 + 2 * b + half));
+            let scale = simd.load_i8(part(header, 2 + 2 * b + half));
             simd.store_floats(simd.mul(d, scale), out);
         }
     }
@@ -161,7 +161,7 @@ fn q6_k_scales<S: Simd>(simd: S, header: &[u8], out: &mut ChunkScales) {
 
 #[inline(always)]
 fn iq4_xs_scales<S: Simd>(simd: S, header: &[u8], out: &mut ChunkScales) {
-    let d = simd.from_f16(part(header, 0));
+    let d = simd.load_f16(part(header, 0));
     // The scales are stored with 32 added; d × 32 is exact, and so is the difference.
     let zero = simd.mul(d, simd.splat(-32.0));
     // 32 bytes of d, then four rows of low bits, then two of high bits: of scales 0, 2, 4, 6 and of 1, 3, 5, 7.

@@ -116,11 +116,6 @@ fn stream_group<S: Simd, F: BlockFormat, const R: usize>(
         F::scales(simd, header, &mut scales);
         let blocks = codes.chunks_exact(code_bytes(F::FORMAT)).zip(&scales).zip(activations);
         for ((block, scales), activations) in blocks {
-            if let Some(distance) = S::PREFETCH {
-                for line in (0..code_bytes(F::FORMAT)).step_by(64) {
-                    simd.prefetch(block.as_ptr().wrapping_add(distance + line));
-                }
-            }
             add_block::<S, F, R, 1>(simd, &F::codes(simd, block), scales, [activations], &mut sums);
         }
     }

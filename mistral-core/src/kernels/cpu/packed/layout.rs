@@ -129,7 +129,7 @@ fn pack_group(format: Format, (row_bytes, cols): (usize, usize), src: &[u8], dst
 
 /// Packs one row's part of a chunk.
 fn pack_lane(format: Format, src: &[u8], lane: usize, header: &mut [u8], codes: &mut [u8]) {
-    let mut lane = LaneMut { lane, header, codes };
+    let mut lane = LaneMut { lane, header, codes: codes.as_chunks_mut().0 };
     match format {
         Format::Q4_0 | Format::IQ4_NL => lane.small::<18>(src, false, false),
         Format::Q4_1 => lane.small::<20>(src, true, false),
@@ -163,19 +163,19 @@ fn transpose_bits(bits: u32) -> u32 {
 
 const NIBBLES: u32 = 0x0f0f_0f0f;
 
+/// Writes four columns of a row.
+fn put(vector: &mut [u8; VECTOR], lane: usize, word: u32) {
+    vector.as_chunks_mut().0[lane] = word.to_le_bytes();
+}
+
 /// One row of a chunk that is being written.
 struct LaneMut<'a> {
     lane: usize,
     header: &'a mut [u8],
-    codes: &'a mut [u8],
+    codes: &'a mut [[u8; VECTOR]],
 }
 
 impl LaneMut<'_> {
-    fn put_code(&mut self, vector: usize, word: u32) {
-        let at = (vector * GROUP_ROWS + self.lane) * 4;
-        self.codes[at..at + 4].copy_from_slice(&word.to_le_bytes());
-    }
-
     /// f16 number `index` of the row's header.
     fn put_half(&mut self, index: usize, bytes: &[u8]) {
         let at = (index * GROUP_ROWS + self.lane) * 2;
@@ -199,12 +199,13 @@ impl LaneMut<'_> {
             } else {
                 self.put_half(b, &src[0..]);
             }
+            let to = &mut self.codes[vectors * b..][..vectors];
             if fifth {
-                self.put_code(vectors * b + 4, transpose_bits(word(&src[at..], 0)));
+                put(&mut to[4], self.lane, transpose_bits(word(&src[at..], 0)));
                 at += 4;
             }
-            for j in 0..4 {
-                self.put_code(vectors * b + j, word(&src[at..], j));
+            for (j, to) in to[..4].iter_mut().enumerate() {
+                put(to, self.lane, word(&src[at..], j));
             }
         }
     }
@@ -212,8 +213,8 @@ impl LaneMut<'_> {
     fn q8_0(&mut self, src: &[u8]) {
         for (b, src) in src.as_chunks::<34>().0.iter().enumerate() {
             self.put_half(b, &src[0..]);
-            for g in 0..8 {
-                self.put_code(8 * b + g, word(&src[2..], g) ^ 0x8080_8080);
+            for (g, to) in self.codes[8 * b..][..8].iter_mut().enumerate() {
+                put(to, self.lane, word(&src[2..], g) ^ 0x8080_8080);
             }
         }
     }
@@ -231,20 +232,19 @@ impl LaneMut<'_> {
             // Bits 4 and 5 of scale j and minimum j stand below those of scale j + 4 and minimum j + 4.
             self.put_byte(192, j, low >> 4 & 3 | low >> 6 << 2 | (high >> 4 & 3) << 4 | high >> 6 << 6);
         }
-        let codes = if fifth { &src[48..] } else { &src[16..] };
+        let (high, codes) = src[16..].split_at(if fifth { 32 } else { 0 });
         let vectors = if fifth { 5 } else { 4 };
-        for j in 0..8 {
+        for (codes, to) in codes.as_chunks::<32>().0.iter().zip(self.codes.chunks_exact_mut(2 * vectors)) {
             for v in 0..4 {
-                let (a, b) = (word(codes, j / 2 * 8 + v), word(codes, j / 2 * 8 + v + 4));
-                let pair = match j % 2 {
-                    0 => a & NIBBLES | (b & NIBBLES) << 4,
-                    _ => a >> 4 & NIBBLES | b & NIBBLES << 4,
-                };
-                self.put_code(vectors * j + v, pair);
+                let (a, b) = (word(codes, v), word(codes, v + 4));
+                put(&mut to[v], self.lane, a & NIBBLES | (b & NIBBLES) << 4);
+                put(&mut to[vectors + v], self.lane, a >> 4 & NIBBLES | b & !NIBBLES);
             }
-            if fifth {
-                let bits = (0..8).fold(0, |bits, g| bits | (word(&src[16..], g) >> j & 0x0101_0101) << g);
-                self.put_code(vectors * j + 4, bits);
+        }
+        for high in high.as_chunks::<32>().0 {
+            for (j, to) in self.codes.chunks_exact_mut(vectors).enumerate() {
+                let bits = (0..8).fold(0, |bits, g| bits | (word(high, g) >> j & 0x0101_0101) << g);
+                put(&mut to[4], self.lane, bits);
             }
         }
     }
@@ -254,17 +254,19 @@ impl LaneMut<'_> {
         for j in 0..16 {
             self.put_byte(32, j, src[192 + j]);
         }
-        for j in 0..8 {
-            let (half, quarter) = (j / 4, j % 4);
-            let low =
-                |g: usize| word(src, 16 * half + 8 * (quarter % 2) + g) >> (4 * (quarter / 2)) & NIBBLES;
-            for v in 0..4 {
-                self.put_code(6 * j + v, low(v) | low(v + 4) << 4);
-            }
-            let high = |g: usize| word(&src[128..], 8 * half + g) >> (2 * quarter) & 0x0303_0303;
-            for v in 0..2 {
-                let bits = (0..4).fold(0, |bits, g| bits | high(4 * v + g) << (2 * g));
-                self.put_code(6 * j + 4 + v, bits);
+        let halves = src.as_chunks::<64>().0[..2].iter().zip(src[128..].as_chunks::<32>().0);
+        for ((low, high), to) in halves.zip(self.codes.chunks_exact_mut(4 * 6)) {
+            for (quarter, to) in to.chunks_exact_mut(6).enumerate() {
+                let low = &low.as_chunks::<32>().0[quarter % 2];
+                let low = |g: usize| word(low, g) >> (4 * (quarter / 2)) & NIBBLES;
+                let high = |g: usize| word(high, g) >> (2 * quarter) & 0x0303_0303;
+                for (v, to) in to.iter_mut().enumerate() {
+                    let code = match v {
+                        0..4 => low(v) | low(v + 4) << 4,
+                        _ => (0..4).fold(0, |bits, g| bits | high(4 * (v - 4) + g) << (2 * g)),
+                    };
+                    put(to, self.lane, code);
+                }
             }
         }
     }
@@ -279,10 +281,8 @@ impl LaneMut<'_> {
         for j in 0..2 {
             self.put_byte(96, j, high(j) | high(j + 2) << 2 | high(j + 4) << 4 | high(j + 6) << 6);
         }
-        for b in 0..8 {
-            for j in 0..4 {
-                self.put_code(4 * b + j, word(&src[8..], 4 * b + j));
-            }
+        for (to, from) in self.codes.iter_mut().zip(src[8..].as_chunks::<4>().0) {
+            put(to, self.lane, u32::from_le_bytes(*from));
         }
     }
 }

@@ -10,6 +10,7 @@ mod exact;
 mod formats;
 mod kernel;
 mod layout;
+mod memory;
 mod simd;
 #[cfg(test)]
 mod tests;
@@ -24,6 +25,7 @@ use formats::BlockFormat;
 use kernel::{Output, TILE_ROWS, Tile};
 use layout::BLOCK;
 pub use layout::{GROUP_ROWS, packed_len, repack};
+pub use memory::PackedBytes;
 use simd::scalar::Scalar;
 use simd::{Simd, Task};
 #[cfg(target_arch = "x86_64")]

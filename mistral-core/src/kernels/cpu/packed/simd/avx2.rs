@@ -121,7 +121,6 @@ impl Simd for Avx2 {
     type Floats = [__m256; 2];
     const TILES: usize = 1;
     const EXACT_ROWS: usize = 3;
-    const PREFETCH: Option<usize> = Some(4096);
 
     #[inline(always)]
     fn run(self, task: impl Task) {
@@ -144,10 +143,6 @@ impl Simd for Avx2 {
             _mm256_storeu_si256(to, value[0]);
             _mm256_storeu_si256(to.add(1), value[1]);
         })
-    }
-    #[inline(always)]
-    fn prefetch(self, from: *const u8) {
-        intrinsics!(_mm_prefetch::<_MM_HINT_T0>(from.cast()))
     }
     #[inline(always)]
     fn and(self, a: [__m256i; 2], mask: u8) -> [__m256i; 2] {
@@ -212,12 +207,12 @@ impl Simd for Avx2 {
         })
     }
     #[inline(always)]
-    fn from_f16(self, from: &[u8; 32]) -> [__m256; 2] {
+    fn load_f16(self, from: &[u8; 32]) -> [__m256; 2] {
         let from: *const __m128i = from.as_ptr().cast();
         intrinsics!([_mm256_cvtph_ps(_mm_loadu_si128(from)), _mm256_cvtph_ps(_mm_loadu_si128(from.add(1)))])
     }
     #[inline(always)]
-    fn from_u8(self, from: &[u8; 16]) -> [__m256; 2] {
+    fn load_u8(self, from: &[u8; 16]) -> [__m256; 2] {
         let from: *const __m128i = from.as_ptr().cast();
         intrinsics!({
             let bytes = _mm_loadu_si128(from);
@@ -226,7 +221,7 @@ impl Simd for Avx2 {
         })
     }
     #[inline(always)]
-    fn from_i8(self, from: &[u8; 16]) -> [__m256; 2] {
+    fn load_i8(self, from: &[u8; 16]) -> [__m256; 2] {
         let from: *const __m128i = from.as_ptr().cast();
         intrinsics!({
             let bytes = _mm_loadu_si128(from);

@@ -35,7 +35,6 @@ impl Simd for Avx512 {
     type Floats = __m512;
     const TILES: usize = 2;
     const EXACT_ROWS: usize = 8;
-    const PREFETCH: Option<usize> = None;
 
     #[inline(always)]
     fn run(self, task: impl Task) {
@@ -53,10 +52,6 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn store(self, value: __m512i, to: &mut [u8; 64]) {
         intrinsics!(_mm512_storeu_si512(to.as_mut_ptr().cast(), value))
-    }
-    #[inline(always)]
-    fn prefetch(self, from: *const u8) {
-        intrinsics!(_mm_prefetch::<_MM_HINT_T0>(from.cast()))
     }
     #[inline(always)]
     fn and(self, a: __m512i, mask: u8) -> __m512i {
@@ -101,8 +96,8 @@ impl Simd for Avx512 {
             // Few rows are one chain of dependent instructions: cut it in two.
             let chains = if M <= 2 { 2 } else { 1 };
             let mut sums = [[_mm512_setzero_si512(); M]; 2];
-            for m in 0..M {
-                sums[0][m] = _mm512_set1_epi32(starts[m]);
+            for (sum, start) in sums[0].iter_mut().zip(starts) {
+                *sum = _mm512_set1_epi32(start);
             }
             for (g, &codes) in codes.iter().enumerate() {
                 for m in 0..M {
@@ -111,12 +106,13 @@ impl Simd for Avx512 {
                     *sum = _mm512_dpbusd_epi32(*sum, codes, _mm512_set1_epi32(four));
                 }
             }
+            let [mut sums, seconds] = sums;
             if chains == 2 {
-                for m in 0..M {
-                    sums[0][m] = _mm512_add_epi32(sums[0][m], sums[1][m]);
+                for (sum, second) in sums.iter_mut().zip(seconds) {
+                    *sum = _mm512_add_epi32(*sum, second);
                 }
             }
-            sums[0]
+            sums
         })
     }
     #[inline(always)]
@@ -133,15 +129,15 @@ impl Simd for Avx512 {
         intrinsics!(_mm512_storeu_ps(to.as_mut_ptr(), value))
     }
     #[inline(always)]
-    fn from_f16(self, from: &[u8; 32]) -> __m512 {
+    fn load_f16(self, from: &[u8; 32]) -> __m512 {
         intrinsics!(_mm512_cvtph_ps(_mm256_loadu_si256(from.as_ptr().cast())))
     }
     #[inline(always)]
-    fn from_u8(self, from: &[u8; 16]) -> __m512 {
+    fn load_u8(self, from: &[u8; 16]) -> __m512 {
         intrinsics!(_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(from.as_ptr().cast()))))
     }
     #[inline(always)]
-    fn from_i8(self, from: &[u8; 16]) -> __m512 {
+    fn load_i8(self, from: &[u8; 16]) -> __m512 {
         intrinsics!(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(from.as_ptr().cast()))))
     }
     #[inline(always)]

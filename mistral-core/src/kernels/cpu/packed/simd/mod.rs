@@ -29,17 +29,11 @@ pub(super) trait Simd: Copy {
     /// Rows of activations that share the weights in the kernel for f32 activations: 3 or 8.
     const EXACT_ROWS: usize;
 
-    /// How far ahead of its arithmetic the decoding kernel asks for bytes, where the hardware does not do so soon enough: what
-    /// an arm with more instructions a byte keeps in flight reaches less far.
-    const PREFETCH: Option<usize>;
-
     /// Runs `task`, compiled with the instructions of this arm.
     fn run(self, task: impl Task);
 
     fn load(self, from: &[u8; 64]) -> Self::Bytes;
     fn store(self, value: Self::Bytes, to: &mut [u8; 64]);
-    /// Asks for the cache line at an address, which may lie anywhere.
-    fn prefetch(self, from: *const u8);
     fn and(self, a: Self::Bytes, mask: u8) -> Self::Bytes;
     fn or(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
     /// Shifts pairs of bytes: callers mask off what came from the neighbour.
@@ -64,9 +58,9 @@ pub(super) trait Simd: Copy {
 
     fn load_floats(self, from: &[f32; 16]) -> Self::Floats;
     fn store_floats(self, value: Self::Floats, to: &mut [f32; 16]);
-    fn from_f16(self, from: &[u8; 32]) -> Self::Floats;
-    fn from_u8(self, from: &[u8; 16]) -> Self::Floats;
-    fn from_i8(self, from: &[u8; 16]) -> Self::Floats;
+    fn load_f16(self, from: &[u8; 32]) -> Self::Floats;
+    fn load_u8(self, from: &[u8; 16]) -> Self::Floats;
+    fn load_i8(self, from: &[u8; 16]) -> Self::Floats;
     fn splat(self, value: f32) -> Self::Floats;
     fn mul(self, a: Self::Floats, b: Self::Floats) -> Self::Floats;
     fn add(self, a: Self::Floats, b: Self::Floats) -> Self::Floats;

@@ -16,7 +16,6 @@ impl Simd for Scalar {
     type Floats = [f32; 16];
     const TILES: usize = 1;
     const EXACT_ROWS: usize = 3;
-    const PREFETCH: Option<usize> = None;
 
     #[inline(always)]
     fn run(self, task: impl Task) {
@@ -31,8 +30,6 @@ impl Simd for Scalar {
     fn store(self, value: [u8; 64], to: &mut [u8; 64]) {
         *to = value;
     }
-    #[inline(always)]
-    fn prefetch(self, _from: *const u8) {}
     #[inline(always)]
     fn and(self, a: [u8; 64], mask: u8) -> [u8; 64] {
         a.map(|byte| byte & mask)
@@ -92,15 +89,15 @@ impl Simd for Scalar {
         *to = value;
     }
     #[inline(always)]
-    fn from_f16(self, from: &[u8; 32]) -> [f32; 16] {
+    fn load_f16(self, from: &[u8; 32]) -> [f32; 16] {
         array::from_fn(|i| f16::from_le_bytes([from[2 * i], from[2 * i + 1]]).to_f32())
     }
     #[inline(always)]
-    fn from_u8(self, from: &[u8; 16]) -> [f32; 16] {
+    fn load_u8(self, from: &[u8; 16]) -> [f32; 16] {
         from.map(f32::from)
     }
     #[inline(always)]
-    fn from_i8(self, from: &[u8; 16]) -> [f32; 16] {
+    fn load_i8(self, from: &[u8; 16]) -> [f32; 16] {
         from.map(|byte| f32::from(byte as i8))
     }
     #[inline(always)]

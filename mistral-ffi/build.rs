@@ -1,0 +1,9 @@
+//! How the dynamic library is linked.
+
+fn main() {
+    println!("cargo::rerun-if-changed=build.rs");
+    // A dependency that has a C interface of its own (llguidance) must not become part of ours.
+    if std::env::var("CARGO_CFG_TARGET_OS").as_deref() == Ok("linux") {
+        println!("cargo::rustc-cdylib-link-arg=-Wl,--exclude-libs,ALL");
+    }
+}

@@ -1,0 +1,196 @@
+"""Sessions and what they generate."""
+
+from __future__ import annotations
+
+import array
+import ctypes
+import json
+from ctypes import POINTER, c_float, c_size_t, c_uint32, c_void_p
+from math import isnan
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, Iterator, NamedTuple, Optional, Tuple
+
+from . import _errors
+from ._handle import Handle
+from ._library import EventStruct, check, failure, library, options, take
+from ._steering import Cancel, Progress, Reporter, handle_of
+
+if TYPE_CHECKING:
+    from ._model import Model
+
+_FINISH_REASONS = (None, "stop", "length", "context_full")
+
+
+class TokenLogprob(NamedTuple):
+    """A token and the natural logarithm of its probability."""
+
+    token: int
+    logprob: float
+
+
+class Event(NamedTuple):
+    """One step of a generation: exactly one for each token."""
+
+    #: Text that became certain with this token: whole characters, often none.
+    text: str
+    #: The token.
+    token: int
+    #: Its log-probability in the model's own distribution, if the option ``logprobs`` asks for it.
+    logprob: Optional[float]
+    #: On the last event ``"stop"``, ``"length"`` or ``"context_full"``.
+    finish_reason: Optional[str]
+    #: The most probable tokens, best first, if the option ``logprobs`` asks for them.
+    top_logprobs: Tuple[TokenLogprob, ...] = ()
+
+
+class Session(Handle):
+    """One timeline of tokens on a model. Made by :meth:`Model.session`; used by one thread at a time."""
+
+    _FREE = "mistral_session_free"
+
+    def __init__(self, model: "Model", values: Dict[str, Any]) -> None:
+        self._model = model
+        self._vocab_size = 0
+        out = c_void_p()
+        check(library().mistral_session_new(model._open_handle, *options(values), ctypes.byref(out)))
+        self._own(out)
+
+    @property
+    def model(self) -> "Model":
+        """The model."""
+        return self._model
+
+    def prefill(
+        self,
+        ids: Iterable[int],
+        *,
+        progress: Optional[Callable[[Progress], object]] = None,
+        cancel: Optional[Cancel] = None,
+    ) -> None:
+        """Appends tokens and evaluates them; :meth:`logits` then has the logits of the last one."""
+        reporter = Reporter(progress)
+        tokens, count = token_array(ids)
+        status = library().mistral_prefill(
+            self._open_handle, tokens, count, handle_of(cancel), reporter.callback, None
+        )
+        reporter.check(status)
+
+    def logits(self) -> memoryview[float]:
+        """The logits after the last token that was evaluated, one for each token of the vocabulary, as floats of 32 bits.
+
+        The memory is the caller's own. ``numpy.asarray`` takes it without another copy.
+        """
+        count = c_size_t()
+        while True:
+            values = (c_float * self._vocab_size)()
+            status = library().mistral_logits(
+                self._open_handle, values, self._vocab_size, ctypes.byref(count)
+            )
+            if status != _errors.BUFFER_TOO_SMALL or count.value == self._vocab_size:
+                break
+            self._vocab_size = count.value
+        check(status)
+        return memoryview(values).cast("B").cast("f")
+
+    def generate(
+        self,
+        ids: Iterable[int] = (),
+        *,
+        progress: Optional[Callable[[Progress], object]] = None,
+        cancel: Optional[Cancel] = None,
+        **values: Any,
+    ) -> "Generation":
+        """Appends tokens, evaluates them, and iterates over the events of what follows.
+
+        Options: ``max_tokens``, ``temperature`` (0, the default, takes the most probable token), ``top_k``, ``top_p``, ``min_p``,
+        ``repetition_penalty``, ``presence_penalty``, ``frequency_penalty``, ``penalty_window``, ``logit_bias``, ``seed``,
+        ``stop``, ``stop_tokens``, ``ignore_eos``, ``logprobs``, ``show_special``. Until the generation has ended or is closed,
+        other calls on the session raise :class:`mistral.BusyError`.
+        """
+        return Generation(self, ids, values, progress, cancel)
+
+    def reset(self) -> None:
+        """Forgets all tokens; the memory stays allocated."""
+        check(library().mistral_session_reset(self._open_handle))
+
+    @property
+    def stats(self) -> Dict[str, Any]:
+        """``tokens`` on the timeline, and positions in all: ``context``."""
+        out = c_void_p()
+        check(library().mistral_session_stats(self._open_handle, ctypes.byref(out)))
+        found: Dict[str, Any] = json.loads(take(out))
+        return found
+
+
+class Generation(Handle, Iterator[Event]):
+    """An iterator over the events of a generation. It ends by itself, or is closed, and then its session is free again."""
+
+    _FREE = "mistral_generation_free"
+
+    def __init__(
+        self,
+        session: Session,
+        ids: Iterable[int],
+        values: Dict[str, Any],
+        progress: Optional[Callable[[Progress], object]],
+        cancel: Optional[Cancel],
+    ) -> None:
+        self._session = session
+        self._event = POINTER(EventStruct)()
+        self._next = library().mistral_generation_next
+        reporter = Reporter(progress)
+        tokens, count = token_array(ids)
+        out = c_void_p()
+        status = library().mistral_generation_new(
+            session._open_handle,
+            tokens,
+            count,
+            *options(values),
+            handle_of(cancel),
+            reporter.callback,
+            None,
+            ctypes.byref(out),
+        )
+        reporter.check(status)
+        self._own(out)
+
+    def __iter__(self) -> "Generation":
+        return self
+
+    def __next__(self) -> Event:
+        if self._handle is None:
+            raise StopIteration
+        status = self._next(self._handle, self._event)
+        if status != _errors.OK:
+            error = failure(status)
+            self.close()
+            raise error
+        event = _event(self._event.contents)
+        if event.finish_reason is not None:
+            self.close()
+        return event
+
+
+def _event(event: Any) -> Event:
+    text = ctypes.string_at(event.text, event.text_len).decode() if event.text_len else ""
+    logprob = event.logprob
+    top = event.top_logprobs
+    return Event(
+        text,
+        event.token,
+        None if isnan(logprob) else logprob,
+        _FINISH_REASONS[event.finish_reason],
+        tuple(TokenLogprob(top[i].token, top[i].logprob) for i in range(event.top_logprobs_len)),
+    )
+
+
+def token_array(ids: Iterable[int]) -> Tuple[Any, int]:
+    """Tokens as an array of C; a buffer of 32-bit unsigned integers is taken without a copy."""
+    if isinstance(ids, memoryview) and ids.format == "I" and ids.c_contiguous and not ids.readonly:
+        return (c_uint32 * len(ids)).from_buffer(ids), len(ids)
+    values = list(ids)
+    try:
+        packed = array.array("I", values)
+    except (TypeError, OverflowError) as error:
+        raise _errors.ArgumentError(f"tokens: {error}") from None
+    # C has no empty array, but the pointer must be one.
+    return (c_uint32 * len(values)).from_buffer(packed) if values else (c_uint32 * 1)(), len(values)

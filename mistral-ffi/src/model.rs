@@ -1,0 +1,97 @@
+//! Models: open, describe, free.
+
+use std::ffi::{c_char, c_void};
+use std::sync::Arc;
+
+use mistral_core::Model;
+
+use crate::buffer::{self, Buffer};
+use crate::cancel::Steering;
+use crate::failure::Outcome;
+use crate::guard::call;
+use crate::handle;
+use crate::input::{self, Out};
+use crate::options;
+use crate::types::*;
+
+/// What the handle of a model stands for.
+pub(crate) struct ModelObject(pub(crate) Arc<Model>);
+
+/// The model of a handle.
+pub(crate) fn get(model: *const mistral_model) -> Outcome<Arc<Model>> {
+    Ok(Arc::clone(&handle::get::<ModelObject>("model", model)?.0))
+}
+
+/// Opens the checkpoint at `path`: a folder or a file. The files are mapped, and must not change while the
+/// model is open.
+///
+/// `options` is a JSON object: `device` (`"cpu"` ...: see `mistral_devices`), `threads`, `quantize`
+/// (`"q8_0"`, `"q4_0"`, `"q4_k"`: float weights are turned into these blocks while loading), `activation`
+/// (`"int8"`, `"f32"`: how activations meet weights in blocks), `max_memory` (bytes for weights and caches
+/// together), `weights` (`false` opens the tokenizer alone), `tokenizer_version` (`"v3"` ...: Mistral's chat
+/// format, where the files do not tell it). A relative path starts at the current directory, as everywhere.
+///
+/// `progress` is called on the calling thread.
+///
+/// Ownership: the caller frees `*out` with `mistral_model_free`; its sessions may outlive the handle.
+/// Encoding: `path` and `options` are UTF-8.
+/// NULL allowed: `options` if `options_len` is 0, `cancel`, `progress`, `user_data`.
+/// Threads: any.
+/// Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT`, `MISTRAL_E_UTF8`, `MISTRAL_E_HANDLE`,
+/// `MISTRAL_E_NO_MEMORY`, `MISTRAL_E_LIMIT`, `MISTRAL_E_IO`, `MISTRAL_E_FORMAT`, `MISTRAL_E_UNSUPPORTED`,
+/// `MISTRAL_E_CANCELLED`, `MISTRAL_E_DEVICE`, `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
+#[unsafe(no_mangle)]
+#[allow(clippy::too_many_arguments, reason = "C has no slices")]
+pub unsafe extern "C" fn mistral_model_open(
+    path: *const c_char,
+    path_len: usize,
+    options: *const c_char,
+    options_len: usize,
+    cancel: *const mistral_cancel,
+    progress: mistral_progress_fn,
+    user_data: *mut c_void,
+    out: *mut *mut mistral_model,
+) -> mistral_status {
+    call(|| {
+        // SAFETY: the caller's promises of the header.
+        let (path, options, out) = unsafe {
+            let path = input::text("path", path, path_len)?;
+            (path, input::optional_text("options", options, options_len)?, Out::new("out", out)?)
+        };
+        let options = options::model(options)?;
+        let steering = Steering::new(cancel, progress, user_data)?;
+        let model = steering.run(|control| Model::open(path, &options, control))?;
+        out.write(handle::insert(ModelObject(model))?);
+        Ok(())
+    })
+}
+
+/// What a model is, as a JSON object: its architecture and shape, device, files, and what its tokenizer is.
+///
+/// Ownership: the caller frees `*out` with `mistral_buf_free`.
+/// Encoding: UTF-8 JSON.
+/// Threads: any, several at once.
+/// Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_HANDLE`, `MISTRAL_E_NO_MEMORY`, `MISTRAL_E_LIMIT`,
+/// `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mistral_model_info(
+    model: *const mistral_model,
+    out: *mut *mut mistral_buf,
+) -> mistral_status {
+    call(|| {
+        // SAFETY: the caller's promise of the header.
+        let out = unsafe { Out::new("out", out) }?;
+        let model = get(model)?;
+        buffer::give(out, Buffer::json(&model.info())?)
+    })
+}
+
+/// Gives a model up. Its memory goes when its last session has been freed and its last call has ended.
+///
+/// NULL allowed: `model`: nothing is done.
+/// Threads: one at a time for each model.
+/// Statuses: `MISTRAL_OK`, `MISTRAL_E_HANDLE`, `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
+#[unsafe(no_mangle)]
+pub extern "C" fn mistral_model_free(model: *mut mistral_model) -> mistral_status {
+    call(|| handle::remove::<ModelObject>("model", model))
+}

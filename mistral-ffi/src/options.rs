@@ -1,0 +1,359 @@
+//! Options as JSON objects: each key is known and of its type, or the error names it.
+
+use serde_json::{Map, Value};
+
+use mistral_core::generate::GenerateOptions;
+use mistral_core::kernels::{Activation, CacheType};
+use mistral_core::quant::Format;
+use mistral_core::tokenizer::TokenizerVersion;
+use mistral_core::{ModelOptions, SessionOptions};
+
+use crate::failure::{Failure, Outcome};
+
+/// The most bytes of options or of a request that are read.
+pub(crate) const MAX_JSON: usize = 64 << 20;
+
+/// The options of [`mistral_encode`](crate::text::mistral_encode).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct EncodeOptions {
+    pub(crate) bos: bool,
+    pub(crate) special: bool,
+}
+
+/// The options of `mistral_model_open`.
+pub(crate) fn model(text: Option<&str>) -> Outcome<ModelOptions> {
+    let mut fields = Fields::read(text)?;
+    let mut options = ModelOptions::default();
+    fields.string("device", |device| {
+        options.device = device.to_owned();
+        true
+    })?;
+    options.threads = fields.unsigned("threads")?;
+    options.quantize = fields
+        .choice("quantize", &[("q8_0", Format::Q8_0), ("q4_0", Format::Q4_0), ("q4_k", Format::Q4_K)])?;
+    let activations = [("int8", Activation::Int8), ("f32", Activation::F32)];
+    options.activation = fields.choice("activation", &activations)?.unwrap_or(options.activation);
+    options.max_memory = fields.unsigned("max_memory")?;
+    options.weights = fields.boolean("weights", options.weights)?;
+    let versions = TokenizerVersion::ALL.map(|version| (version.as_str(), version));
+    options.tokenizer_version = fields.choice("tokenizer_version", &versions)?;
+    fields.finish()?;
+    Ok(options)
+}
+
+/// The options of `mistral_session_new`.
+pub(crate) fn session(text: Option<&str>) -> Outcome<SessionOptions> {
+    let mut fields = Fields::read(text)?;
+    let mut options = SessionOptions { context: fields.unsigned("context")?, ..SessionOptions::default() };
+    let types = [("f16", CacheType::F16), ("f32", CacheType::F32)];
+    options.cache_type = fields.choice("cache_type", &types)?.unwrap_or(options.cache_type);
+    fields.finish()?;
+    Ok(options)
+}
+
+/// The options of `mistral_generate` and `mistral_generation_new`.
+pub(crate) fn generate(text: Option<&str>) -> Outcome<GenerateOptions> {
+    let mut fields = Fields::read(text)?;
+    let mut options = GenerateOptions::default();
+    let sampling = &mut options.sampling;
+    sampling.temperature = fields.number("temperature")?.unwrap_or(sampling.temperature);
+    sampling.top_k = fields.unsigned("top_k")?.unwrap_or(sampling.top_k);
+    sampling.top_p = fields.number("top_p")?.unwrap_or(sampling.top_p);
+    sampling.min_p = fields.number("min_p")?.unwrap_or(sampling.min_p);
+    sampling.repetition_penalty = fields.number("repetition_penalty")?.unwrap_or(sampling.repetition_penalty);
+    sampling.presence_penalty = fields.number("presence_penalty")?.unwrap_or(sampling.presence_penalty);
+    sampling.frequency_penalty = fields.number("frequency_penalty")?.unwrap_or(sampling.frequency_penalty);
+    sampling.penalty_window = fields.unsigned("penalty_window")?;
+    sampling.logit_bias = fields.logit_bias("logit_bias")?;
+    sampling.seed = fields.unsigned("seed")?.unwrap_or(sampling.seed);
+    sampling.logprobs = fields.logprobs("logprobs")?;
+    options.max_tokens = fields.unsigned("max_tokens")?;
+    options.stop = fields.strings("stop")?;
+    options.stop_tokens = fields.tokens("stop_tokens")?;
+    options.ignore_eos = fields.boolean("ignore_eos", false)?;
+    options.show_special = fields.boolean("show_special", false)?;
+    fields.finish()?;
+    Ok(options)
+}
+
+/// The options of `mistral_encode`.
+pub(crate) fn encode(text: Option<&str>) -> Outcome<EncodeOptions> {
+    let mut fields = Fields::read(text)?;
+    let options =
+        EncodeOptions { bos: fields.boolean("bos", false)?, special: fields.boolean("special", false)? };
+    fields.finish()?;
+    Ok(options)
+}
+
+/// The options of `mistral_decode`: whether control tokens give their names.
+pub(crate) fn decode(text: Option<&str>) -> Outcome<bool> {
+    let mut fields = Fields::read(text)?;
+    let special = fields.boolean("special", false)?;
+    fields.finish()?;
+    Ok(special)
+}
+
+/// Any JSON that is the argument `name`.
+pub(crate) fn json(name: &str, text: &str) -> Outcome<Value> {
+    if text.len() > MAX_JSON {
+        let found = format!("{} bytes", text.len());
+        return Err(mistral_core::Error::limit(name, found, format!("{MAX_JSON} bytes")).into());
+    }
+    // Its own message may quote a key of the request: line and column say enough.
+    serde_json::from_str(text).map_err(|e| {
+        let found = format!("a mistake in line {}, column {}", e.line(), e.column());
+        Failure::argument(name, found, "one JSON object")
+    })
+}
+
+/// The fields of an object that were not asked for yet, and the names of all that were.
+struct Fields {
+    left: Map<String, Value>,
+    known: Vec<&'static str>,
+}
+
+impl Fields {
+    fn read(text: Option<&str>) -> Outcome<Self> {
+        let left = match text.map(|text| json("options", text)).transpose()? {
+            None | Some(Value::Null) => Map::new(),
+            Some(Value::Object(map)) => map,
+            Some(other) => return Err(Failure::argument("options", kind(&other), "a JSON object")),
+        };
+        Ok(Self { left, known: Vec::new() })
+    }
+
+    /// Fails if a field is left that nobody asked for.
+    fn finish(self) -> Outcome {
+        match self.left.keys().next() {
+            None => Ok(()),
+            Some(key) => {
+                let name: String = key.chars().take(64).collect();
+                Err(Failure::argument(&name, "an unknown key", format!("one of {}", self.known.join(", "))))
+            }
+        }
+    }
+
+    /// The field `key`; null means that it is not there.
+    fn take(&mut self, key: &'static str) -> Option<Value> {
+        self.known.push(key);
+        self.left.shift_remove(key).filter(|value| !value.is_null())
+    }
+
+    fn boolean(&mut self, key: &'static str, default: bool) -> Outcome<bool> {
+        match self.take(key) {
+            None => Ok(default),
+            Some(Value::Bool(value)) => Ok(value),
+            Some(other) => Err(Failure::argument(key, kind(&other), "true or false")),
+        }
+    }
+
+    fn unsigned<T: TryFrom<u64>>(&mut self, key: &'static str) -> Outcome<Option<T>> {
+        let Some(value) = self.take(key) else { return Ok(None) };
+        match integer(&value) {
+            Some(value) => Ok(Some(value)),
+            None => Err(Failure::argument(key, kind(&value), integers::<T>())),
+        }
+    }
+
+    fn number(&mut self, key: &'static str) -> Outcome<Option<f32>> {
+        let Some(value) = self.take(key) else { return Ok(None) };
+        float(&value).map(Some).ok_or_else(|| Failure::argument(key, kind(&value), "a number"))
+    }
+
+    fn string(&mut self, key: &'static str, accept: impl FnOnce(&str) -> bool) -> Outcome {
+        match self.take(key) {
+            None => Ok(()),
+            Some(Value::String(text)) if accept(&text) => Ok(()),
+            Some(other) => Err(Failure::argument(key, kind(&other), "a string")),
+        }
+    }
+
+    fn choice<T: Copy>(&mut self, key: &'static str, choices: &[(&str, T)]) -> Outcome<Option<T>> {
+        let Some(value) = self.take(key) else { return Ok(None) };
+        let found = choices.iter().find(|(name, _)| value.as_str() == Some(name));
+        found.map(|(_, choice)| Some(*choice)).ok_or_else(|| {
+            let found = match &value {
+                Value::String(text) => text.chars().take(64).collect(),
+                other => kind(other),
+            };
+            let names: Vec<_> = choices.iter().map(|(name, _)| *name).collect();
+            Failure::argument(key, found, format!("one of {}", names.join(", ")))
+        })
+    }
+
+    /// One string, or a list of them.
+    fn strings(&mut self, key: &'static str) -> Outcome<Vec<String>> {
+        let list = match self.take(key) {
+            None => return Ok(Vec::new()),
+            Some(Value::String(text)) => return Ok(vec![text]),
+            Some(Value::Array(list)) => list,
+            Some(other) => return Err(Failure::argument(key, kind(&other), "a string or a list of strings")),
+        };
+        let text = |(i, value)| match value {
+            Value::String(text) => Ok(text),
+            other => Err(Failure::argument(&format!("{key}[{i}]"), kind(&other), "a string")),
+        };
+        list.into_iter().enumerate().map(text).collect()
+    }
+
+    fn tokens(&mut self, key: &'static str) -> Outcome<Vec<u32>> {
+        let list = match self.take(key) {
+            None => return Ok(Vec::new()),
+            Some(Value::Array(list)) => list,
+            Some(other) => return Err(Failure::argument(key, kind(&other), "a list of tokens")),
+        };
+        let token = |(i, value)| {
+            integer(&value)
+                .ok_or_else(|| Failure::argument(&format!("{key}[{i}]"), kind(&value), integers::<u32>()))
+        };
+        list.into_iter().enumerate().map(token).collect()
+    }
+
+    /// An object from tokens, as strings, to numbers, as in the OpenAI API.
+    fn logit_bias(&mut self, key: &'static str) -> Outcome<Vec<(u32, f32)>> {
+        let map = match self.take(key) {
+            None => return Ok(Vec::new()),
+            Some(Value::Object(map)) => map,
+            Some(other) => {
+                return Err(Failure::argument(key, kind(&other), "an object from tokens to numbers"));
+            }
+        };
+        let entry = |(token, bias): (&String, &Value)| {
+            let name: String = token.chars().take(64).collect();
+            let id =
+                token.parse().map_err(|_| Failure::argument(key, format!("the key `{name}`"), "a token"))?;
+            let bias = float(bias)
+                .ok_or_else(|| Failure::argument(&format!("{key}.{name}"), kind(bias), "a number"))?;
+            Ok((id, bias))
+        };
+        map.iter().map(entry).collect()
+    }
+
+    /// How many alternatives to report; `true` reports the token's own log-probability only.
+    fn logprobs(&mut self, key: &'static str) -> Outcome<Option<usize>> {
+        match self.take(key) {
+            None | Some(Value::Bool(false)) => Ok(None),
+            Some(Value::Bool(true)) => Ok(Some(0)),
+            Some(value) => integer(&value).map(Some).ok_or_else(|| {
+                Failure::argument(key, kind(&value), "true, false or the number of alternatives")
+            }),
+        }
+    }
+}
+
+/// What a value is. Strings are not quoted: they may be text of a prompt.
+fn kind(value: &Value) -> String {
+    match value {
+        Value::Null => "null".to_owned(),
+        Value::Bool(value) => value.to_string(),
+        Value::Number(number) => number.to_string(),
+        Value::String(_) => "a string".to_owned(),
+        Value::Array(list) => format!("a list of {}", list.len()),
+        Value::Object(_) => "an object".to_owned(),
+    }
+}
+
+fn integer<T: TryFrom<u64>>(value: &Value) -> Option<T> {
+    value.as_u64().and_then(|value| T::try_from(value).ok())
+}
+
+fn float(value: &Value) -> Option<f32> {
+    value.as_f64().map(|value| value as f32).filter(|value| value.is_finite())
+}
+
+fn integers<T>() -> String {
+    format!("an integer from 0 to 2^{} - 1", size_of::<T>() * 8)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::MISTRAL_E_ARGUMENT;
+
+    fn message<T>(outcome: Outcome<T>) -> String {
+        let failure = outcome.err().expect("the options are wrong");
+        assert_eq!(failure.status, MISTRAL_E_ARGUMENT);
+        failure.to_string()
+    }
+
+    #[test]
+    fn every_key_reaches_its_option() {
+        let options = generate(Some(
+            r#"{"temperature": 0.5, "top_k": 40, "top_p": 0.9, "min_p": 0.1, "repetition_penalty": 1.1,
+                "presence_penalty": -1, "frequency_penalty": 1.5, "penalty_window": 64, "logit_bias": {"7": -100},
+                "seed": 18446744073709551615, "logprobs": 3, "max_tokens": 9, "stop": ["a", "b"],
+                "stop_tokens": [1, 2], "ignore_eos": true, "show_special": true}"#,
+        ))
+        .unwrap();
+        let sampling = &options.sampling;
+        assert_eq!(
+            (sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p),
+            (0.5, 40, 0.9, 0.1)
+        );
+        assert_eq!((sampling.repetition_penalty, sampling.presence_penalty), (1.1, -1.0));
+        assert_eq!((sampling.frequency_penalty, sampling.penalty_window), (1.5, Some(64)));
+        assert_eq!((&sampling.logit_bias[..], sampling.seed), (&[(7, -100.0)][..], u64::MAX));
+        assert_eq!((sampling.logprobs, options.max_tokens), (Some(3), Some(9)));
+        assert_eq!((options.stop, options.stop_tokens), (vec!["a".to_owned(), "b".to_owned()], vec![1, 2]));
+        assert!(options.ignore_eos && options.show_special);
+
+        let options = model(Some(
+            r#"{"device": "ndarray", "threads": 3, "quantize": "q4_k", "activation": "f32", "max_memory": 5,
+                "weights": false, "tokenizer_version": "v7"}"#,
+        ))
+        .unwrap();
+        assert_eq!((options.device.as_str(), options.threads), ("ndarray", Some(3)));
+        assert_eq!((options.quantize, options.activation), (Some(Format::Q4_K), Activation::F32));
+        assert_eq!((options.max_memory, options.weights), (Some(5), false));
+        assert_eq!(options.tokenizer_version, Some(TokenizerVersion::V7));
+
+        let options = session(Some(r#"{"context": 12, "cache_type": "f32"}"#)).unwrap();
+        assert_eq!(options, SessionOptions { context: Some(12), cache_type: CacheType::F32 });
+        assert_eq!(encode(Some(r#"{"bos": true}"#)).unwrap(), EncodeOptions { bos: true, special: false });
+    }
+
+    #[test]
+    fn no_options_and_nulls_are_the_defaults() {
+        assert_eq!(generate(None).unwrap(), GenerateOptions::default());
+        assert_eq!(generate(Some("null")).unwrap(), GenerateOptions::default());
+        assert_eq!(session(Some(r#"{"context": null}"#)).unwrap(), SessionOptions::default());
+        assert_eq!(generate(Some(r#"{"stop": "x", "logprobs": true}"#)).unwrap().sampling.logprobs, Some(0));
+    }
+
+    #[test]
+    fn a_wrong_key_or_value_is_named() {
+        for (text, parts) in [
+            (r#"{"contxt": 1}"#, ["`contxt`", "unknown key", "context, cache_type"]),
+            (r#"{"context": -1}"#, ["`context`", "-1", "integer"]),
+            (r#"{"context": 1.5}"#, ["`context`", "1.5", "integer"]),
+            (r#"{"context": "12"}"#, ["`context`", "a string", "integer"]),
+            (r#"{"cache_type": "q8"}"#, ["`cache_type`", "q8", "f16, f32"]),
+            ("[1]", ["`options`", "a list of 1", "object"]),
+            ("{", ["`options`", "line 1", "JSON"]),
+            ("{} {}", ["`options`", "column 4", "JSON"]),
+        ] {
+            let message = message(session(Some(text)));
+            assert!(parts.iter().all(|part| message.contains(part)), "{message}");
+        }
+        for (text, name) in [
+            (r#"{"stop": [1]}"#, "`stop[0]`"),
+            (r#"{"stop": 1}"#, "`stop`"),
+            (r#"{"stop_tokens": [0, -1]}"#, "`stop_tokens[1]`"),
+            (r#"{"stop_tokens": [4294967296]}"#, "`stop_tokens[0]`"),
+            (r#"{"logit_bias": {"x": 1}}"#, "`logit_bias`"),
+            (r#"{"logit_bias": {"1": "x"}}"#, "`logit_bias.1`"),
+            (r#"{"logprobs": -1}"#, "`logprobs`"),
+            (r#"{"temperature": 1e300}"#, "`temperature`"),
+            (r#"{"ignore_eos": 1}"#, "`ignore_eos`"),
+        ] {
+            assert!(message(generate(Some(text))).contains(name), "{text}");
+        }
+    }
+
+    #[test]
+    fn text_of_a_prompt_is_not_quoted() {
+        let secret = format!(r#"{{"temperature": "the secret", "stop": {}}}"#, "[".repeat(200));
+        assert!(!message(generate(Some(&secret))).contains("secret"));
+        assert!(!message(generate(Some(r#"{"top_p": "the secret"}"#))).contains("secret"));
+    }
+}

@@ -1,0 +1,113 @@
+//! What the tests of the C interface share: where the built library is, a tiny model with a tokenizer,
+//! running programs.
+#![allow(dead_code, reason = "each test program uses a part")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use mistral_core::config::{FeedForwardConfig, LayerConfig, ModelConfig, RopeConfig, RopeScaling, RopeStyle};
+use mistral_core::quant::Format;
+use mistral_core::testing::{GgufValue, Model, TempFolder};
+
+/// The top folder of the repository.
+pub fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate is in the repository").to_owned()
+}
+
+/// The dynamic library that cargo built for this test: beside the test itself.
+pub fn library() -> PathBuf {
+    built(&format!("{}mistral{}", std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX))
+}
+
+/// The static library that cargo built for this test.
+pub fn static_library() -> PathBuf {
+    built(if cfg!(windows) { "mistral.lib" } else { "libmistral.a" })
+}
+
+fn built(name: &str) -> PathBuf {
+    let test = std::env::current_exe().expect("the test has a path");
+    let path = test.parent().expect("the test is in a folder").join(name);
+    assert!(path.is_file(), "{} was not built", path.display());
+    path
+}
+
+/// An empty folder that goes with the value.
+pub fn temp() -> TempFolder {
+    TempFolder::new_in(Path::new(env!("CARGO_TARGET_TMPDIR"))).expect("a folder can be made")
+}
+
+/// Runs a command that must succeed.
+pub fn run(command: &mut Command) -> Output {
+    let output = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(
+        output.status.success(),
+        "{command:?}: {}\n{}{}",
+        output.status,
+        text(&output.stdout),
+        text(&output.stderr)
+    );
+    output
+}
+
+/// The names that a dynamic library exports.
+pub fn exports(library: &Path) -> std::collections::BTreeSet<String> {
+    let mut nm = Command::new("nm");
+    let flags: &[&str] = if cfg!(target_os = "macos") { &["-gU"] } else { &["-D", "--defined-only"] };
+    let output = run(nm.args(flags).arg(library));
+    let lines = String::from_utf8(output.stdout).expect("symbols are ASCII");
+    let name =
+        |line: &str| line.split_whitespace().last().map(|name| name.trim_start_matches('_').to_owned());
+    lines.lines().filter_map(name).collect()
+}
+
+/// Writes a random model of two layers with a tokenizer of bytes (GPT-2's letters for them, two merges, and
+/// `<s>`, `</s>`), and a chat template. The tokens of a text are its bytes in the order of GPT-2, but `he`
+/// and `ll`.
+pub fn write_tiny_model(path: &Path) {
+    let config = ModelConfig {
+        architecture: "llama".to_owned(),
+        dim: 32,
+        n_heads: 4,
+        n_kv_heads: 2,
+        head_dim: 8,
+        hidden_dim: 64,
+        vocab_size: 260,
+        norm_eps: 1e-5,
+        max_context: 512,
+        rope: RopeConfig { theta: 1e4, style: RopeStyle::Interleaved, scaling: RopeScaling::None },
+        query_scaling: None,
+        tied_embeddings: false,
+        layers: vec![LayerConfig { window: None, feed_forward: FeedForwardConfig::Dense }; 2],
+    };
+    let mut file = Model::random(&config, Format::F32, 1).gguf();
+    let mut tokens: Vec<String> = (0..=255).map(|byte| letter(byte).to_string()).collect();
+    tokens.extend(["he", "ll", "<s>", "</s>"].map(str::to_owned));
+    let mut kinds = vec![1; 258];
+    kinds.extend([3, 3]);
+    for (key, value) in [
+        ("model", GgufValue::text("gpt2")),
+        ("pre", GgufValue::text("gpt-2")),
+        ("tokens", GgufValue::Texts(tokens)),
+        ("token_type", GgufValue::I32s(kinds)),
+        ("merges", GgufValue::Texts(vec!["h e".to_owned(), "l l".to_owned()])),
+        ("bos_token_id", GgufValue::U32(258)),
+        ("eos_token_id", GgufValue::U32(259)),
+        ("add_bos_token", GgufValue::Bool(true)),
+    ] {
+        file.set(&format!("tokenizer.ggml.{key}"), value);
+    }
+    let template = "{{ bos_token }}{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}";
+    file.set("tokenizer.chat_template", GgufValue::text(template));
+    file.write(path).expect("the model can be written");
+}
+
+/// The letter that stands for a byte in GPT-2's vocabularies.
+fn letter(byte: u8) -> char {
+    let shown = |byte: u8| matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
+    if shown(byte) {
+        return char::from(byte);
+    }
+    let hidden_before = (0..byte).filter(|&b| !shown(b)).count() as u32;
+    char::from_u32(256 + hidden_before).expect("these are letters")
+}

@@ -1,0 +1,384 @@
+"""The Python package on a tiny random model whose tokens are bytes, `he` and `ll`."""
+
+import gc
+import math
+import multiprocessing
+import os
+import subprocess
+import sys
+import threading
+import unittest
+
+import mistral
+
+LIBRARY = ""
+MODEL = ""
+VOCAB_SIZE = 260
+
+
+def setUpModule():
+    mistral.load_library(LIBRARY)
+
+
+class WithModel(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.model = mistral.Model(MODEL)
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.model.close()
+
+    def session(self, **options):
+        session = self.model.session(**{"context": 256, **options})
+        self.addCleanup(session.close)
+        return session
+
+
+class Library(unittest.TestCase):
+    def test_version_and_devices(self):
+        self.assertRegex(mistral.version(), r"^\d+\.\d+\.\d+")
+        self.assertEqual(mistral.build_info()["version"], mistral.version())
+        self.assertIn("cpu", [device["name"] for device in mistral.devices()])
+
+    def test_the_library_is_loaded_once(self):
+        self.assertEqual(str(mistral.load_library()), os.path.realpath(LIBRARY))
+        with self.assertRaises(RuntimeError):
+            mistral.load_library("/somewhere/else.so")
+
+
+class Opening(unittest.TestCase):
+    def test_errors_are_typed_and_name_what_is_wrong(self):
+        with self.assertRaises(mistral.FileError) as caught:
+            mistral.Model("/nowhere/at/all")
+        self.assertIsInstance(caught.exception, OSError)
+        self.assertEqual(caught.exception.errno, 2)
+        self.assertIn("/nowhere/at/all", str(caught.exception))
+        for options, error, name in [
+            ({"devise": "cpu"}, mistral.ArgumentError, "devise"),
+            ({"threads": 0}, mistral.ArgumentError, "threads"),
+            ({"threads": "2"}, mistral.ArgumentError, "threads"),
+            ({"threads": float("nan")}, mistral.ArgumentError, "options"),
+            ({"quantize": "q3"}, mistral.ArgumentError, "quantize"),
+            ({"device": "tpu"}, mistral.UnsupportedError, "tpu"),
+            ({"max_memory": 10}, mistral.LimitError, "max_memory"),
+        ]:
+            with self.subTest(options), self.assertRaises(error) as caught:
+                mistral.Model(MODEL, **options)
+            self.assertIn(name, str(caught.exception))
+        with self.assertRaises(mistral.Utf8Error):
+            mistral.Model(b"/nowhere\xff")
+        self.assertTrue(issubclass(mistral.ArgumentError, ValueError))
+
+    def test_progress_is_reported_and_can_stop(self):
+        seen = []
+        mistral.Model(MODEL, progress=seen.append).close()
+        self.assertEqual({progress.phase for progress in seen}, {"load"})
+        self.assertEqual([p.done for p in seen], sorted(p.done for p in seen))
+        self.assertTrue(all(0 < p.total and p.done <= p.total for p in seen))
+
+        class Stop(Exception):
+            pass
+
+        def stop(progress):
+            raise Stop
+
+        with self.assertRaises(Stop):
+            mistral.Model(MODEL, progress=stop)
+
+    def test_cancel(self):
+        with mistral.Cancel() as cancel:
+            cancel.cancel()
+            with self.assertRaises(mistral.CancelledError):
+                mistral.Model(MODEL, cancel=cancel)
+            cancel.reset()
+            mistral.Model(MODEL, cancel=cancel).close()
+
+    def test_closing_twice_and_using_what_is_closed(self):
+        with mistral.Model(MODEL) as model:
+            session = model.session(context=16)
+        model.close()
+        session.prefill([1, 2])  # The session keeps the model alive.
+        session.close()
+        session.close()
+        for call in (lambda: model.encode("x"), lambda: model.info, lambda: session.logits()):
+            with self.assertRaises(mistral.HandleError):
+                call()
+
+
+class Text(WithModel):
+    def test_encode_and_decode(self):
+        ids = self.model.encode("hello")
+        self.assertEqual(len(ids), 3)
+        self.assertEqual(self.model.decode(ids), "hello")
+        for text in ("", "a\0b", "Grüße 🤖", "</s>"):
+            self.assertEqual(self.model.decode(self.model.encode(text)), text)
+        self.assertEqual(self.model.encode("</s>", special=True), [259])
+        self.assertEqual(self.model.encode("x", bos=True)[0], 258)
+        self.assertEqual(self.model.decode([259]), "")
+        self.assertEqual(self.model.decode([259], special=True), "</s>")
+        self.assertEqual(self.model.decode(iter(ids)), "hello")
+        self.assertEqual(len(self.model.encode("x" * 100_000)), 100_000)
+
+    def test_bad_text_and_tokens(self):
+        with self.assertRaises(mistral.Utf8Error):
+            self.model.encode(b"\xff")
+        with self.assertRaises(mistral.Utf8Error):
+            self.model.encode("\udcff")
+        for ids in ([VOCAB_SIZE], [-1], [1 << 32], [0.5], ["x"]):
+            with self.subTest(ids), self.assertRaises(mistral.ArgumentError):
+                self.model.decode(ids)
+
+    def test_info(self):
+        self.assertEqual(self.model.info["weights"]["vocab_size"], VOCAB_SIZE)
+        self.assertEqual(self.model.info["device"], "cpu")
+
+    def test_a_tokenizer_alone(self):
+        with mistral.Model(MODEL, weights=False) as model:
+            self.assertEqual(model.decode(model.encode("hello")), "hello")
+            with self.assertRaises(mistral.UnsupportedError):
+                model.session()
+
+
+class Sessions(WithModel):
+    def test_logits_are_floats_and_the_same_in_one_piece_or_two(self):
+        session = self.session()
+        with self.assertRaises(mistral.ArgumentError):
+            session.logits()
+        session.prefill([1, 2, 3, 4])
+        whole = session.logits()
+        self.assertEqual((len(whole), whole.format, whole.itemsize), (VOCAB_SIZE, "f", 4))
+        kept = list(whole)
+        session.reset()
+        session.prefill([1, 2])
+        session.prefill(memoryview(bytearray(b"\3\0\0\0\4\0\0\0")).cast("I"))
+        for one, other in zip(kept, session.logits()):
+            self.assertAlmostEqual(one, other, delta=1e-5)
+        self.assertEqual(list(whole), kept)  # The memory is the caller's own.
+        self.assertEqual(session.stats, {"tokens": 4, "context": 256})
+
+    def test_bad_tokens_and_options(self):
+        session = self.session(context=8)
+        for ids, error in [
+            ([], mistral.ArgumentError),
+            ([VOCAB_SIZE], mistral.ArgumentError),
+            ([1] * 9, mistral.ContextFullError),
+        ]:
+            with self.subTest(ids), self.assertRaises(error):
+                session.prefill(ids)
+        for options, error in [
+            ({"context": 0}, mistral.ArgumentError),
+            ({"context": -1}, mistral.ArgumentError),
+            ({"context": 2_000_000_000}, mistral.LimitError),
+            ({"cache_type": "q8"}, mistral.ArgumentError),
+            ({"kontext": 1}, mistral.ArgumentError),
+        ]:
+            with self.subTest(options), self.assertRaises(error):
+                self.model.session(**options)
+
+    def test_progress_and_cancel(self):
+        session = self.session()
+        seen = []
+        session.prefill([1] * 100, progress=seen.append)
+        self.assertEqual((seen[-1].phase, seen[-1].done, seen[-1].total), ("prefill", 100, 100))
+        cancel = mistral.Cancel()
+        cancel.cancel()
+        with self.assertRaises(mistral.CancelledError):
+            session.prefill([1] * 100, cancel=cancel)
+        self.assertEqual(session.stats["tokens"], 100)
+
+    def test_a_call_from_a_callback_is_refused(self):
+        session = self.session()
+
+        def reenter(progress):
+            session.reset()
+
+        with self.assertRaises(mistral.BusyError):
+            session.prefill([1] * 10, progress=reenter)
+
+
+class Generating(WithModel):
+    def test_events(self):
+        session = self.session()
+        events = list(session.generate([104, 105], max_tokens=12, ignore_eos=True, logprobs=3))
+        self.assertEqual(len(events), 12)
+        self.assertEqual([e.finish_reason for e in events], [None] * 11 + ["length"])
+        for event in events:
+            # Greedy: the token is the most probable one.
+            self.assertEqual(event.token, event.top_logprobs[0].token)
+            self.assertEqual(event.logprob, event.top_logprobs[0].logprob)
+            self.assertEqual(len(event.top_logprobs), 3)
+            self.assertLess(event.logprob, 0)
+        text = "".join(event.text for event in events)
+        self.assertEqual(text, self.model.decode([event.token for event in events]))
+
+    def test_greedy_is_the_largest_logit_step_by_step(self):
+        events = list(self.session().generate([104, 105], max_tokens=5, ignore_eos=True))
+        self.assertTrue(all(event.logprob is None and event.top_logprobs == () for event in events))
+        session, ids = self.session(), [104, 105]
+        for event in events:
+            session.prefill(ids)
+            logits = list(session.logits())
+            self.assertEqual(event.token, max(range(VOCAB_SIZE), key=logits.__getitem__))
+            ids = [event.token]
+
+    def test_the_seed_decides(self):
+        def run(seed):
+            options = {"max_tokens": 16, "temperature": 1.0, "seed": seed, "ignore_eos": True}
+            return [event.token for event in self.session().generate([1, 2, 3], **options)]
+
+        self.assertEqual(run(7), run(7))
+        self.assertNotEqual(run(7), run(8))
+
+    def test_stopping_early_frees_the_session(self):
+        session = self.session()
+        generation = session.generate([1, 2], ignore_eos=True)
+        next(generation)
+        for call in (session.reset, session.logits, lambda: session.generate([1])):
+            with self.assertRaises(mistral.BusyError):
+                call()
+        generation.close()
+        with self.assertRaises(StopIteration):
+            next(generation)
+        for event in session.generate([1, 2], ignore_eos=True):
+            break
+        gc.collect()
+        with session.generate([3]) as generation:
+            next(generation)
+        session.reset()
+        self.assertEqual(session.stats["tokens"], 0)
+
+    def test_it_goes_on_from_where_it_stopped(self):
+        session = self.session()
+        options = {"max_tokens": 6, "ignore_eos": True}
+        tokens = [event.token for event in session.generate([5, 6], **options)]
+        tokens += [event.token for event in session.generate(**options)]
+        whole = [e.token for e in self.session().generate([5, 6], max_tokens=12, ignore_eos=True)]
+        self.assertEqual(tokens, whole)
+
+    def test_a_full_context_is_a_finish_reason(self):
+        events = list(self.session(context=10).generate([1, 2, 3], ignore_eos=True))
+        self.assertEqual(events[-1].finish_reason, "context_full")
+
+    def test_stop_texts_do_not_leak(self):
+        options = {"max_tokens": 40, "ignore_eos": True, "temperature": 1.0, "seed": 3}
+        whole = "".join(event.text for event in self.session().generate([1], **options))
+        stop = whole[10:12]
+        events = list(self.session().generate([1], stop=[stop], **options))
+        self.assertEqual(events[-1].finish_reason, "stop")
+        self.assertEqual("".join(event.text for event in events), whole[: whole.index(stop)])
+
+    def test_wrong_options_are_named(self):
+        session = self.session()
+        for options in [
+            {"temprature": 1},
+            {"temperature": -1},
+            {"top_p": 2},
+            {"max_tokens": 0},
+            {"logit_bias": {"999": 1}},
+            {"logprobs": 1000},
+            {"stop_tokens": [VOCAB_SIZE]},
+            {"seed": -1},
+            {"stop": object()},
+        ]:
+            with self.subTest(options), self.assertRaises(mistral.ArgumentError) as caught:
+                session.generate([1], **options)
+            name = next(iter(options)) if options != {"stop": options.get("stop")} else "options"
+            self.assertIn(name, str(caught.exception))
+        self.assertEqual(session.stats["tokens"], 0)  # Nothing was evaluated, and the session is free.
+
+    def test_cancel_from_another_thread(self):
+        cancel, session = mistral.Cancel(), self.session()
+        events, others = [], []
+        with self.assertRaises(mistral.CancelledError):
+            for event in session.generate([1], cancel=cancel, ignore_eos=True):
+                events.append(event)
+                if len(events) == 3:
+                    thread = threading.Thread(target=lambda: others.append(cancel.cancel()))
+                    thread.start()
+                    thread.join()
+        self.assertEqual((len(events), others), (3, [None]))
+        session.reset()
+
+    def test_sessions_on_threads(self):
+        def run(_seed, results):
+            with self.model.session(context=64) as session:
+                results.append([e.token for e in session.generate([9, 8], max_tokens=30, ignore_eos=True)])
+
+        results = []
+        threads = [threading.Thread(target=run, args=(seed, results)) for seed in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        self.assertEqual(len(results), 8)
+        self.assertTrue(all(tokens == results[0] for tokens in results))
+
+
+class Chat(WithModel):
+    REQUEST = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 8}
+
+    def test_response(self):
+        response = self.model.chat(self.REQUEST)
+        self.assertEqual(response["object"], "chat.completion")
+        choice = response["choices"][0]
+        self.assertEqual(choice["message"]["role"], "assistant")
+        self.assertIn(choice["finish_reason"], ("stop", "length"))
+
+    def test_the_chunks_are_the_response(self):
+        with self.model.chat(self.REQUEST, stream=True) as stream:
+            chunks = list(stream)
+        self.assertEqual({chunk["object"] for chunk in chunks}, {"chat.completion.chunk"})
+        text = "".join(chunk["choices"][0]["delta"].get("content") or "" for chunk in chunks)
+        self.assertEqual(text, self.model.chat(self.REQUEST)["choices"][0]["message"]["content"])
+
+    def test_a_stream_can_be_left(self):
+        before = threading.active_count()
+        for _ in range(10):
+            for chunk in self.model.chat({**self.REQUEST, "max_tokens": 200}, stream=True):
+                break
+        gc.collect()
+        self.assertEqual(threading.active_count(), before)
+
+    def test_errors(self):
+        for stream in (False, True):
+            for request in ({}, {"messages": 1}, {"messages": [{"role": "user", "content": object()}]}):
+                with self.subTest(request), self.assertRaises(mistral.ArgumentError):
+                    list(self.model.chat(request, stream=stream))
+
+    def test_the_interpreter_can_end_in_the_middle(self):
+        program = (
+            f"import sys; sys.path.insert(0, {sys.path[0]!r}); import mistral\n"
+            f"mistral.load_library({LIBRARY!r})\n"
+            f"model = mistral.Model({MODEL!r})\n"
+            f"stream = model.chat({ {**self.REQUEST, 'max_tokens': 200}!r}, stream=True)\n"
+            "next(stream)\n"
+            "session = model.session(context=64)\n"
+            "generation = session.generate([1])\n"
+            "next(generation)\n"
+        )
+        run = subprocess.run([sys.executable, "-B", "-I", "-c", program], capture_output=True, timeout=60)
+        self.assertEqual((run.returncode, run.stdout, run.stderr), (0, b"", b""))
+
+
+@unittest.skipUnless(hasattr(os, "fork"), "there is no fork")
+class Forking(WithModel):
+    def test_the_child_is_refused_and_can_open_its_own(self):
+        session = self.session()
+        context = multiprocessing.get_context("fork")
+        answers = context.SimpleQueue()
+
+        def child():
+            try:
+                session.prefill([1])
+                answers.put("used the parent's session")
+            except mistral.ForkedError:
+                with mistral.Model(MODEL, threads=2) as own:
+                    answers.put(own.decode(own.encode("own")))
+
+        process = context.Process(target=child)
+        process.start()
+        process.join(60)
+        self.assertEqual((process.exitcode, answers.get()), (0, "own"))
+        session.prefill([1])
+        self.assertFalse(math.isnan(session.logits()[0]))
