@@ -122,8 +122,12 @@ def round_of(name, path, threads):
 
 def requantized(path, formats):
     """Copies of the model in other formats, made by llama.cpp where they are not there yet."""
+    import ctypes
+
     import llama_cpp
 
+    quiet = llama_cpp.llama_log_callback(lambda level, text, data: None)
+    llama_cpp.llama_log_set(quiet, ctypes.c_void_p(0))
     files = {"F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q5_0": 8, "Q5_1": 9, "Q4_K_M": 15, "Q5_K_M": 17, "Q6_K": 18}
     for name in formats:
         copy = Path(path).with_suffix(f".{name}.gguf")

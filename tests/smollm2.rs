@@ -407,6 +407,41 @@ fn cancelling_from_another_thread_stops_within_one_step() {
     assert_eq!(tokens(&rest), REFERENCE.greedy[5..]);
 }
 
+/// Whenever it comes, no token that the host was told of is lost, and the answer can go on.
+#[test]
+fn cancelling_loses_no_token() {
+    let options = GenerateOptions { ignore_eos: true, ..greedy(12) };
+    let want = tokens(&answer(&MODEL, &options));
+    for delay in 0..12 {
+        let token = CancelToken::new();
+        let mut session = session(&MODEL, 64);
+        session.prefill(&REFERENCE.ids, &mut Control::none()).unwrap();
+        let mut told = Vec::new();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(std::time::Duration::from_millis(7 * delay));
+                token.cancel();
+            });
+            let mut control = Control::none().with_cancel(&token);
+            // Cancelled before it began, or while it goes on.
+            let Ok(mut generation) = session.generate(&[], &options, &mut control) else { return };
+            told.extend(
+                std::iter::from_fn(|| generation.next(&mut control)).flatten().map(|event| event.token),
+            );
+        });
+        assert_eq!(session.tokens(), [&REFERENCE.ids, told.as_slice()].concat(), "after {delay}");
+        let left = want.len() - told.len();
+        if left > 0 {
+            told.extend(tokens(&events(
+                &mut session,
+                &[],
+                &GenerateOptions { max_tokens: Some(left), ..options.clone() },
+            )));
+        }
+        assert_eq!(told, want, "after {delay}");
+    }
+}
+
 /// Not only between passes: a chunk of a prefill takes long.
 #[test]
 fn cancelling_stops_inside_of_a_pass() {
@@ -446,10 +481,14 @@ fn prefill_reports_progress_and_can_be_cancelled() {
     let mut control = Control::none().with_cancel(&token).with_progress(&mut stop);
     let error = session.prefill(&ids, &mut control).unwrap_err();
     assert!(matches!(error, Error::Cancelled), "{error}");
-    // What was evaluated stays, and the rest follows.
-    let evaluated = session.tokens().len();
-    assert_eq!(session.tokens(), &ids[..PREFILL_CHUNK]);
-    session.prefill(&ids[evaluated..], &mut Control::none()).unwrap();
+    // What was evaluated stays, without logits, which no one computed; they are there when asked for.
+    assert_eq!((session.tokens(), session.logits()), (&ids[..PREFILL_CHUNK], &[][..]));
+    session.prefill(&[], &mut Control::none()).unwrap();
+    whole.reset();
+    whole.prefill(&ids[..PREFILL_CHUNK], &mut Control::none()).unwrap();
+    assert_eq!(session.logits(), whole.logits());
+    whole.prefill(&ids[PREFILL_CHUNK..], &mut Control::none()).unwrap();
+    session.prefill(&ids[PREFILL_CHUNK..], &mut Control::none()).unwrap();
     assert_eq!(session.logits(), whole.logits());
 }
 

@@ -54,7 +54,7 @@ impl KvCache {
     /// A layer with a window keeps `window + chunk` positions: the first query of a chunk still sees its whole window after the chunk was written.
     ///
     /// # Errors
-    /// [`Error::Limit`] if the size overflows.
+    /// [`Error::Limit`] if the size overflows or the system does not have as much.
     pub fn new(
         config: &ModelConfig,
         capacity: usize,
@@ -62,10 +62,11 @@ impl KvCache {
         cache_type: CacheType,
         device: &Device,
     ) -> Result<Self> {
+        let too_large = || Error::limit("context", capacity, "what fits into the address space");
+        reserve(Self::bytes(config, capacity, chunk, cache_type).ok_or_else(too_large)?)?;
         let layers = config.layers.iter().map(|layer| {
             let spec = layer_spec(config, layer.window, capacity, chunk, cache_type);
-            let bytes = layer_bytes(&spec)
-                .ok_or_else(|| Error::limit("context", capacity, "what fits into the address space"))?;
+            let bytes = layer_bytes(&spec).ok_or_else(too_large)?;
             let zeros = || Some(Tensor::zeros([bytes], (device, DType::U8)));
             Ok(LayerCache { k: zeros(), v: zeros(), spec, window: layer.window })
         });
@@ -93,6 +94,17 @@ impl KvCache {
             sum.checked_add(layer_bytes(&spec)?.checked_mul(2)?)
         })
     }
+}
+
+/// Fails if the system does not give `bytes` at once: a tensor that cannot be allocated would end the process.
+fn reserve(bytes: usize) -> Result<()> {
+    let mut memory = Vec::<u8>::new();
+    let given = memory.try_reserve_exact(bytes);
+    // An allocation that nobody looks at may be left out.
+    std::hint::black_box(&memory);
+    given.map_err(|_| {
+        Error::limit("context", format!("{bytes} bytes of keys and values"), "what the system has")
+    })
 }
 
 fn layer_spec(

@@ -36,7 +36,7 @@ pub struct Session {
     cache: KvCache,
     /// All tokens of the timeline; those from `cache.len` on are not evaluated yet.
     tokens: Vec<u32>,
-    /// Logits after the last evaluated token; empty before the first.
+    /// Logits after the last evaluated token; empty before the first, and where a call ended before it computed them.
     logits: Vec<f32>,
     /// A pass panicked: the cache may be torn.
     poisoned: bool,
@@ -94,7 +94,8 @@ impl Session {
         self.cache.capacity
     }
 
-    /// The logits after the last evaluated token, `[vocab_size]`; empty before the first.
+    /// The logits after the last evaluated token, `[vocab_size]`; empty before the first, and after a call that was cancelled between two
+    /// passes.
     pub fn logits(&self) -> &[f32] {
         &self.logits
     }
@@ -111,13 +112,18 @@ impl Session {
     ///
     /// # Errors
     /// [`Error::Argument`] for an empty prompt or a token outside the vocabulary and [`Error::ContextFull`], both before anything is done;
-    /// [`Error::Cancelled`] leaves the tokens evaluated until then.
+    /// [`Error::Cancelled`] leaves the tokens evaluated until then; [`Error::Format`] where the logits are no numbers, as damaged weights make
+    /// them.
     pub fn prefill(&mut self, ids: &[u32], control: &mut Control<'_>) -> Result<()> {
-        self.append(ids)?;
+        let keep = self.append(ids)?;
         if self.tokens.is_empty() {
             return Err(Error::argument("tokens", "none", "at least one token"));
         }
-        self.evaluate(&Want::Last, control).map(drop)
+        // A call that was cancelled evaluated the last token, and not its logits: once more.
+        if self.cache.len == self.tokens.len() && self.logits.is_empty() {
+            self.cache.len -= 1;
+        }
+        self.evaluate(&Want::Last, keep, control).map(drop)
     }
 
     /// Like [`Session::prefill`], and returns the logits of every position of `ids`: `[ids.len(), vocab_size]`.
@@ -125,11 +131,11 @@ impl Session {
     /// # Errors
     /// As [`Session::prefill`].
     pub fn score(&mut self, ids: &[u32], control: &mut Control<'_>) -> Result<Vec<f32>> {
-        self.append(ids)?;
+        let before = self.append(ids)?;
         if ids.is_empty() {
             return Err(Error::argument("tokens", "none", "at least one token"));
         }
-        let all = self.evaluate(&Want::All, control)?;
+        let all = self.evaluate(&Want::All, before, control)?;
         // A token that generation left unevaluated came before `ids`.
         let keep = ids.len() * self.model.vocab_size();
         Ok(all[all.len() - keep..].to_vec())
@@ -172,25 +178,28 @@ impl Session {
 
     /// Evaluates what [`Session::push`] left.
     pub(crate) fn step(&mut self, control: &mut Control<'_>) -> Result<()> {
-        self.evaluate(&Want::Last, control).map(drop)
+        self.evaluate(&Want::Last, self.tokens.len(), control).map(drop)
     }
 
-    fn append(&mut self, ids: &[u32]) -> Result<()> {
+    /// Appends `ids` and returns the length of the timeline before.
+    fn append(&mut self, ids: &[u32]) -> Result<usize> {
         let vocab_size = self.model.vocab_size();
         if let Some(i) = ids.iter().position(|&id| id as usize >= vocab_size) {
             let expected = format!("a token below {vocab_size}");
             return Err(Error::argument(format!("tokens[{i}]"), ids[i], expected));
         }
-        let needed = self.tokens.len().saturating_add(ids.len());
+        let before = self.tokens.len();
+        let needed = before.saturating_add(ids.len());
         if needed > self.cache.capacity {
             return Err(Error::ContextFull { needed, capacity: self.cache.capacity });
         }
         self.tokens.extend_from_slice(ids);
-        Ok(())
+        Ok(before)
     }
 
-    /// Evaluates the tokens from `cache.len` on, a chunk at a time; what was not reached when it fails is taken off the timeline.
-    fn evaluate(&mut self, want: &Want, control: &mut Control<'_>) -> Result<Vec<f32>> {
+    /// Evaluates the tokens from `cache.len` on, a chunk at a time. When it fails, the timeline keeps the tokens that were evaluated, and the first
+    /// `keep`, which the host knows to be there.
+    fn evaluate(&mut self, want: &Want, keep: usize, control: &mut Control<'_>) -> Result<Vec<f32>> {
         if self.poisoned {
             return Err(Error::Internal("an earlier call on this session failed inside a kernel".to_owned()));
         }
@@ -199,7 +208,7 @@ impl Session {
         let result = pool.scope(|| self.evaluate_chunks(want, control));
         self.poisoned = false;
         if result.is_err() {
-            self.tokens.truncate(self.cache.len);
+            self.tokens.truncate(self.cache.len.max(keep));
         }
         result
     }
@@ -216,8 +225,9 @@ impl Session {
                 _ => Want::Nothing,
             };
             let logits = self.pass(end, &rows, control)?;
+            self.logits.clear();
+            self.check_finite(&logits)?;
             if let Some(last) = logits.len().checked_sub(vocab_size) {
-                self.logits.clear();
                 self.logits.extend_from_slice(&logits[last..]);
             }
             if matches!(want, Want::All) {
@@ -229,6 +239,13 @@ impl Session {
             }
         }
         Ok(all)
+    }
+
+    fn check_finite(&self, logits: &[f32]) -> Result<()> {
+        let Some(i) = logits.iter().position(|logit| !logit.is_finite()) else { return Ok(()) };
+        let key = format!("the logit of token {}", i % self.model.vocab_size());
+        let expected = "a finite number: the weights are damaged, or too large for the type of the cache";
+        Err(Error::format(self.model.path().display(), key, logits[i], expected))
     }
 
     /// One forward pass over the tokens up to `end`.

@@ -11,6 +11,8 @@
 pub(crate) mod cpu;
 mod host;
 mod reference;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 

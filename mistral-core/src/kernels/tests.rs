@@ -1,0 +1,184 @@
+//! Every override against its default body, on both backends in host memory and on shapes that fit no vector.
+
+use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::backend::{Backend, Flex, TensorData, read_sync};
+
+use super::cpu::packed::{PackedBytes, packed_len, repack};
+use super::*;
+use crate::testing::Random;
+
+/// Two f32 computations of one thing that add in different orders, relative to the largest value.
+const F32_TOLERANCE: f32 = 2e-6;
+/// A format of 8 bits per activation: each of k products is off by at most half a step of 1/127; they add as a random walk.
+const INT8_TOLERANCE: f32 = 8e-3;
+
+fn floats<B: Backend>(values: Vec<f32>, shape: &[usize]) -> FloatTensor<B> {
+    B::float_from_data(TensorData::new(values, shape.to_vec()), &Default::default())
+}
+
+fn bytes<B: Backend>(values: &[u8]) -> IntTensor<B> {
+    B::int_from_data(TensorData::new(values.to_vec(), [values.len()]), &Default::default())
+}
+
+fn values<B: Backend>(tensor: FloatTensor<B>) -> Vec<f32> {
+    read_sync(B::float_into_data(tensor)).unwrap().try_into_vec().unwrap()
+}
+
+fn random(count: usize, seed: u64) -> Vec<f32> {
+    let mut random = Random::new(seed);
+    (0..count).map(|_| random.unit() * 2.0 - 1.0).collect()
+}
+
+fn assert_close(got: &[f32], want: &[f32], tolerance: f32, what: &str) {
+    assert_eq!(got.len(), want.len(), "{what}");
+    let scale = want.iter().fold(1e-3f32, |m, v| m.max(v.abs()));
+    for (i, (got, want)) in got.iter().zip(want).enumerate() {
+        let off = (got - want).abs() / scale;
+        assert!(off <= tolerance, "{what}, element {i}: {got}, expected {want}, off by {off:e} of {scale}");
+    }
+}
+
+/// Runs `check` on every backend that overrides the kernels.
+macro_rules! on_every_backend {
+    ($check:ident) => {
+        $check::<Flex>();
+        #[cfg(feature = "ndarray")]
+        $check::<burn::backend::NdArray>();
+    };
+}
+
+fn check_linear<B: Kernels>() {
+    for format in Format::all() {
+        let cols = if format.is_quantized() { 3 * format.block_len() } else { 43 };
+        for (rows, scale) in [(1, scalar()), (7, per_row(7)), (35, blocks(35, cols))] {
+            let data = Random::new(rows as u64).tensor("w", format, &[rows, cols]).bytes;
+            let (layout, data) = match format.is_quantized() {
+                false => (Layout::Rows, data),
+                true => {
+                    let mut out = PackedBytes::zeroed(packed_len(format, rows, cols).unwrap()).unwrap();
+                    repack(format, rows, cols, &data, &mut out).unwrap();
+                    (Layout::Packed, out.to_vec())
+                }
+            };
+            let scale = (format == Format::F8E4M3).then(|| Arc::new(scale));
+            for activation in [Activation::F32, Activation::Int8] {
+                let spec = LinearSpec { format, layout, rows, cols, scale: scale.clone(), activation };
+                for m in [1, 2, 5, 33] {
+                    let x = || floats::<B>(random(m * cols, 7), &[m, cols]);
+                    let got = values::<B>(B::linear(x(), bytes::<B>(&data), spec.clone()));
+                    let want = values::<B>(reference::linear::<B>(x(), bytes::<B>(&data), spec.clone()));
+                    let exact = activation == Activation::F32 || !format.is_quantized();
+                    let tolerance = if exact { F32_TOLERANCE } else { INT8_TOLERANCE };
+                    assert_close(
+                        &got,
+                        &want,
+                        tolerance,
+                        &format!("{format:?} {activation:?} [{m}, {cols}] x {rows}"),
+                    );
+                }
+            }
+        }
+    }
+}
+
+fn scalar() -> Fp8Scale {
+    Fp8Scale::Scalar(0.375)
+}
+
+fn per_row(rows: usize) -> Fp8Scale {
+    Fp8Scale::PerRow((0..rows).map(|row| 0.25 + row as f32).collect())
+}
+
+fn blocks(rows: usize, cols: usize) -> Fp8Scale {
+    let count = rows.div_ceil(16) * cols.div_ceil(8);
+    Fp8Scale::Block { rows: 16, cols: 8, values: (0..count).map(|i| 1.0 + i as f32 / 8.0).collect() }
+}
+
+#[test]
+fn linear_layers_equal_decoded_matrices() {
+    on_every_backend!(check_linear);
+}
+
+fn check_elementwise<B: Kernels>() {
+    for (t, width) in [(1, 8), (3, 20), (17, 66), (70, 576)] {
+        let x = |seed| floats::<B>(random(t * width, seed), &[t, width]);
+        let weight = || floats::<B>(random(width, 3), &[width]);
+        let got = values::<B>(B::rms_norm(x(1), weight(), 1e-5));
+        assert_close(
+            &got,
+            &values::<B>(reference::rms_norm::<B>(x(1), weight(), 1e-5)),
+            F32_TOLERANCE,
+            "rms_norm",
+        );
+        let got = values::<B>(B::swiglu(x(1), x(2)));
+        assert_close(&got, &values::<B>(reference::swiglu::<B>(x(1), x(2))), F32_TOLERANCE, "swiglu");
+    }
+    for (t, heads, head_dim) in [(1, 1, 2), (3, 5, 6), (9, 4, 64)] {
+        let x = || floats::<B>(random(t * heads * head_dim, 1), &[t, heads * head_dim]);
+        let angle = |seed| floats::<B>(random(t * head_dim / 2, seed), &[t, head_dim / 2]);
+        for style in [RopeStyle::Interleaved, RopeStyle::HalfSplit] {
+            let got = values::<B>(B::rope(x(), angle(2), angle(3), style));
+            let want = values::<B>(reference::rope::<B>(x(), angle(2), angle(3), style));
+            assert_close(&got, &want, F32_TOLERANCE, &format!("rope {style:?}"));
+        }
+    }
+}
+
+#[test]
+fn norms_rotations_and_gates_equal_tensor_operations() {
+    on_every_backend!(check_elementwise);
+}
+
+/// Fills a cache to `start`, writes `t` more positions and attends from them: override and reference side by side.
+fn attend<B: Kernels>(spec: &AttentionSpec, t: usize) -> [Vec<f32>; 2] {
+    let CacheSpec { n_kv_heads, capacity, head_dim, cache_type } = spec.cache;
+    let width = n_kv_heads * head_dim;
+    let empty = vec![0; width * capacity * cache_type.bytes()];
+    let rows = |seed, from: usize, count: usize| {
+        floats::<B>(random((from + count) * width, seed)[from * width..].to_vec(), &[count, width])
+    };
+    let q = || floats::<B>(random(t * spec.n_heads * head_dim, 9), &[t, spec.n_heads * head_dim]);
+    let mut ours = [bytes::<B>(&empty), bytes::<B>(&empty)];
+    let mut plain = ours.clone();
+    let steps = (0..spec.start).step_by(16).map(|at| (at, 16.min(spec.start - at)));
+    for (at, count) in steps.chain([(spec.start, t)]) {
+        for (i, seed) in [(0, 4), (1, 5)] {
+            let cache = spec.cache.clone();
+            ours[i] = B::cache_write(ours[i].clone(), rows(seed, at, count), cache.clone(), at);
+            plain[i] = reference::cache_write::<B>(plain[i].clone(), rows(seed, at, count), cache, at);
+        }
+    }
+    let [k, v] = ours;
+    let got = B::attention(q(), k, v, spec.clone());
+    let [k, v] = plain;
+    [got, reference::attention::<B>(q(), k, v, spec.clone())].map(values::<B>)
+}
+
+fn check_attention<B: Kernels>() {
+    for cache_type in [CacheType::F32, CacheType::F16] {
+        // Heads in groups of 1, 2, 3 and 5; starts around the edges of blocks (64) and splits (256); rings that have wrapped.
+        for (n_heads, n_kv_heads, head_dim, start, t, window) in [
+            (2, 2, 8, 0, 1, None),
+            (4, 2, 20, 0, 40, None),
+            (6, 2, 64, 63, 3, None),
+            (5, 1, 34, 64, 1, None),
+            (3, 3, 40, 255, 2, None),
+            (6, 2, 16, 256, 1, None),
+            (3, 1, 72, 250, 13, None),
+            (4, 2, 16, 5, 9, Some(3)),
+            (4, 2, 16, 100, 40, Some(24)),
+            (6, 2, 32, 300, 1, Some(70)),
+        ] {
+            let capacity = window.map_or(start + t + 3, |window| window + t.max(16));
+            let cache = CacheSpec { n_kv_heads, capacity, head_dim, cache_type };
+            let spec = AttentionSpec { n_heads, start, window, scale: (head_dim as f32).powf(-0.5), cache };
+            let [got, want] = attend::<B>(&spec, t);
+            assert_close(&got, &want, F32_TOLERANCE, &format!("{t} tokens, {spec:?}"));
+        }
+    }
+}
+
+#[test]
+fn attention_equals_softmax_of_a_masked_product() {
+    on_every_backend!(check_attention);
+}
