@@ -30,7 +30,8 @@ pub fn linear<B: Backend>(x: FloatTensor<B>, weight: IntTensor<B>, spec: LinearS
     B::float_matmul(x, B::float_swap_dims(w, 0, 1))
 }
 
-fn decode(data: &[u8], spec: &LinearSpec) -> Vec<f32> {
+/// The numbers of a weight matrix, `[rows, cols]`.
+pub(super) fn decode(data: &[u8], spec: &LinearSpec) -> Vec<f32> {
     let mut w = vec![0.0; spec.rows * spec.cols];
     match spec.layout {
         Layout::Rows => spec.format.dequantize(data, &mut w).expect("the loader checked the length"),

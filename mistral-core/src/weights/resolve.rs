@@ -56,7 +56,11 @@ pub(crate) fn resolve(
         let found = sources.iter().find_map(|source| Some((source, catalog.tensors.get(&source.name)?)));
         let Some((source, tensor)) = found else {
             let name = sources.first().map(|source| source.name.clone()).unwrap_or_default();
-            return Err(Error::format(origin, name, "no such tensor", format!("one of shape {shape:?}")));
+            let file = match catalog.files.as_slice() {
+                [file] => file.name(),
+                _ => origin.to_string(),
+            };
+            return Err(Error::format(file, name, "no such tensor", format!("one of shape {shape:?}")));
         };
         let mut entry = entry(catalog, source, tensor, shape, &config.model)?;
         if entry.format == Format::F8E4M3 {
