@@ -24,9 +24,10 @@ fn values<B: Backend>(tensor: FloatTensor<B>) -> Vec<f32> {
     read_sync(B::float_into_data(tensor)).unwrap().try_into_vec().unwrap()
 }
 
+/// Uniform in [-1, 1).
 fn random(count: usize, seed: u64) -> Vec<f32> {
     let mut random = Random::new(seed);
-    (0..count).map(|_| random.unit() * 2.0 - 1.0).collect()
+    (0..count).map(|_| random.unit()).collect()
 }
 
 fn assert_close(got: &[f32], want: &[f32], tolerance: f32, what: &str) {
