@@ -7,7 +7,8 @@ use super::cpu::packed::{PackedBytes, packed_len, repack};
 use super::*;
 use crate::testing::Random;
 
-/// Two f32 computations of one thing that add in different orders, relative to the largest value.
+/// Two f32 computations of one thing that add in different orders: relative to the largest value, or for a matrix product to the sum of the
+/// magnitudes that an output adds up (its terms may cancel, its rounding does not).
 const F32_TOLERANCE: f32 = 2e-6;
 /// Activations of at most 1 in steps of at most 1/127: none is off by more than half a step; 1% is for the rounding of the scales.
 const HALF_A_STEP: f32 = 1.01 / 254.0;
