@@ -4,15 +4,17 @@ use std::path::Path;
 
 use crate::control::Control;
 use crate::error::{Error, Result};
-use crate::tokenizer::{GgufVocab, Tokenizer};
-use crate::weights::{self, GgufMetadata, TokenizerSource};
+use crate::tokenizer::{GgufVocab, MAX_FILE, Tokenizer};
+use crate::weights::{self, Files, GgufMetadata, TokenizerSource};
 
 /// Opens the tokenizer that `source` names.
-pub fn open_tokenizer(source: &TokenizerSource) -> Result<Tokenizer> {
+pub fn open_tokenizer(source: &TokenizerSource, files: &Files) -> Result<Tokenizer> {
+    let read = |path: &Path| files.read(path, MAX_FILE, "tokenizer file");
     match source {
-        TokenizerSource::Tekken(path) | TokenizerSource::SentencePiece(path) => Tokenizer::open(path),
+        TokenizerSource::Tekken(path) | TokenizerSource::SentencePiece(path) => {
+            Tokenizer::from_file(&read(path)?, &path.display().to_string(), || Ok(None))
+        }
         TokenizerSource::HuggingFace { tokenizer_json, tokenizer_config } => {
-            let read = |path: &Path| std::fs::read(path).map_err(|e| Error::io(path, e));
             let config = tokenizer_config.as_deref().map(read).transpose()?;
             let file = tokenizer_json.display().to_string();
             Tokenizer::from_hf(&read(tokenizer_json)?, config.as_deref(), &file)
@@ -32,7 +34,7 @@ pub fn tokenizer_alone(path: &Path) -> Result<(Tokenizer, Option<String>)> {
         let source = checkpoint.tokenizer().ok_or_else(|| {
             Error::format(path.display(), "tokenizer.ggml.model", "no such key", "a vocabulary in the file")
         })?;
-        return Ok((open_tokenizer(&source)?, checkpoint.chat_template()));
+        return Ok((open_tokenizer(&source, &Files::on_disk())?, checkpoint.chat_template()));
     }
     let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new("")) };
     Ok((Tokenizer::open(path)?, weights::chat_template_beside(folder)?))

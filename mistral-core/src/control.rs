@@ -45,9 +45,9 @@ impl CancelToken {
 /// How far a long call has come.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Progress {
-    /// What is being done: `"load"`, `"prefill"`.
+    /// What is being done: `"verify"`, `"load"`, `"prefill"`.
     pub phase: &'static str,
-    /// Units done: bytes while loading, tokens while prefilling.
+    /// Units done: tokens while prefilling, otherwise bytes.
     pub done: u64,
     /// Units in all.
     pub total: u64,

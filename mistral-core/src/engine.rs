@@ -17,12 +17,13 @@ use crate::kernels::Activation;
 use crate::kernels::cpu::packed::arm_name;
 use crate::kernels::cpu::pool::Pool;
 use crate::loader::{self, LoadOptions};
+use crate::provenance::{Report, Verified, VerifyOptions};
 use crate::quant::Format;
 use crate::sampler::GENERATOR;
 use crate::session::{Session, SessionOptions};
 use crate::tokenizer::{Tokenizer, TokenizerVersion};
 use crate::transformer::Transformer;
-use crate::weights::{self, Checkpoint};
+use crate::weights::{self, Checkpoint, Files};
 
 /// The most threads that a host may choose.
 pub const MAX_THREADS: usize = 512;
@@ -44,6 +45,8 @@ pub struct ModelOptions {
     pub weights: bool,
     /// Mistral's chat format, where the files do not tell it.
     pub tokenizer_version: Option<TokenizerVersion>,
+    /// Open the model only if its files are those that a manifest or a signature vouches for; and then read it from what was verified.
+    pub verify: Option<VerifyOptions>,
 }
 
 impl Default for ModelOptions {
@@ -56,6 +59,7 @@ impl Default for ModelOptions {
             max_memory: None,
             weights: true,
             tokenizer_version: None,
+            verify: None,
         }
     }
 }
@@ -101,6 +105,7 @@ pub struct Model {
     chat_style: Option<ChatStyle>,
     eos_token_ids: Vec<u32>,
     memory: Arc<Memory>,
+    verified: Option<Report>,
 }
 
 /// Bytes in use against the bound that the host set.
@@ -140,7 +145,11 @@ impl Model {
         if !options.weights {
             return Self::open_tokenizer(path, options, device, pool);
         }
-        let checkpoint = weights::open(path, control)?;
+        let verified =
+            options.verify.as_ref().map(|verify| Verified::read(path, verify, control)).transpose()?;
+        let disk = Files::on_disk();
+        let files = verified.as_ref().map_or(&disk, |verified| &verified.files);
+        let checkpoint = weights::open_from(files, path, control)?;
         let memory = Arc::new(Memory::new(options.max_memory));
         memory.take("weights", checkpoint.total_bytes())?;
         let load = LoadOptions {
@@ -150,7 +159,7 @@ impl Model {
         };
         let transformer = pool.scope(|| loader::load(&checkpoint, &load, control))?;
         let tokenizer =
-            checkpoint.tokenizer().map(|source| open_tokenizer(&source)).transpose()?.map(Arc::new);
+            checkpoint.tokenizer().map(|source| open_tokenizer(&source, files)).transpose()?.map(Arc::new);
         let chat_style = tokenizer
             .as_deref()
             .map(|t| ChatStyle::choose(t, checkpoint.chat_template().as_deref(), options.tokenizer_version))
@@ -159,6 +168,8 @@ impl Model {
         let eos = tokenizer.as_ref().and_then(|t| t.eos());
         eos_token_ids.extend(eos.filter(|eos| !eos_token_ids.contains(eos)));
         let config = checkpoint.config.clone();
+        // Now that everything was read, and before any of it is used.
+        verified.as_ref().map(Verified::check_unchanged).transpose()?;
         Ok(Arc::new(Self {
             path: path.to_owned(),
             options: options.clone(),
@@ -169,6 +180,7 @@ impl Model {
             chat_style,
             eos_token_ids,
             memory,
+            verified: verified.map(|verified| verified.report),
         }))
     }
 
@@ -191,6 +203,7 @@ impl Model {
             tokenizer: Some(Arc::new(tokenizer)),
             chat_style: Some(chat_style),
             memory: Arc::new(Memory::new(options.max_memory)),
+            verified: None,
         }))
     }
 
@@ -216,6 +229,7 @@ impl Model {
             "generator": GENERATOR,
             "tokenizer": tokenizer,
             "weights": self.weights.as_ref().map(Weights::info),
+            "verified": self.verified.as_ref().map(Report::to_json),
         })
     }
 
@@ -258,6 +272,11 @@ impl Model {
     pub(crate) fn chat_style(&self) -> Result<&ChatStyle> {
         self.tokenizer()?;
         self.chat_style.as_ref().ok_or_else(|| Error::Internal("a tokenizer without a chat style".to_owned()))
+    }
+
+    /// What was verified when the model was opened, if the options asked for it.
+    pub fn verified(&self) -> Option<&Report> {
+        self.verified.as_ref()
     }
 
     /// Where the model was opened.

@@ -91,6 +91,26 @@ pub enum Error {
         /// What happened.
         reason: String,
     },
+    /// Contents do not match their digest, or belong to something else.
+    #[error("{what}: found {found}, expected {expected}")]
+    Integrity {
+        /// What was checked.
+        what: String,
+        /// What it is.
+        found: String,
+        /// What it would have to be.
+        expected: String,
+    },
+    /// A signature is missing, is wrong, or is one of something else.
+    #[error("signature in {file}: found {found}, expected {expected}")]
+    Signature {
+        /// The file with the signature.
+        file: String,
+        /// What stands there.
+        found: String,
+        /// What would have been right.
+        expected: String,
+    },
     /// Another call is using the same object.
     #[error("{what} is busy in another call")]
     Busy {
@@ -140,6 +160,16 @@ impl Error {
             found: found.to_string(),
             supported: supported.to_string(),
         }
+    }
+
+    /// An [`Error::Integrity`].
+    pub fn integrity(what: impl ToString, found: impl ToString, expected: impl ToString) -> Self {
+        Self::Integrity { what: what.to_string(), found: found.to_string(), expected: expected.to_string() }
+    }
+
+    /// An [`Error::Signature`].
+    pub fn signature(file: impl ToString, found: impl ToString, expected: impl ToString) -> Self {
+        Self::Signature { file: file.to_string(), found: found.to_string(), expected: expected.to_string() }
     }
 
     /// An [`Error::Limit`].

@@ -18,6 +18,7 @@ pub mod generate;
 pub mod kernels;
 mod loader;
 pub mod nn;
+pub mod provenance;
 pub mod quant;
 pub mod sampler;
 pub mod session;

@@ -84,6 +84,7 @@ impl Steering {
         let Some(callback) = self.progress else { return body(&mut Control::none().with_cancel(&self.stop)) };
         let mut report = |progress: Progress| {
             let phase = match progress.phase {
+                "verify" => c"verify",
                 "load" => c"load",
                 "prefill" => c"prefill",
                 _ => c"work",

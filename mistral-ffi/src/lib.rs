@@ -10,6 +10,7 @@
 mod buffer;
 mod cancel;
 mod chat;
+mod evidence;
 mod failure;
 mod generate;
 mod guard;

@@ -29,7 +29,9 @@ pub(crate) fn get(model: *const mistral_model) -> Outcome<Arc<Model>> {
 /// (`"q8_0"`, `"q4_0"`, `"q4_k"`: float weights are turned into these blocks while loading), `activation`
 /// (`"int8"`, `"f32"`: how activations meet weights in blocks), `max_memory` (bytes for weights and caches
 /// together), `weights` (`false` opens the tokenizer alone), `tokenizer_version` (`"v3"` ...: Mistral's chat
-/// format, where the files do not tell it). A relative path starts at the current directory, as everywhere.
+/// format, where the files do not tell it), `verify` (an object, the options of `mistral_verify`: the model is
+/// opened only if its files are what a manifest or a signature vouches for, and from the very bytes that were
+/// verified). A relative path starts at the current directory, as everywhere.
 ///
 /// `progress` is called on the calling thread.
 ///
@@ -38,8 +40,9 @@ pub(crate) fn get(model: *const mistral_model) -> Outcome<Arc<Model>> {
 /// NULL allowed: `options` if `options_len` is 0, `cancel`, `progress`, `user_data`.
 /// Threads: any.
 /// Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT`, `MISTRAL_E_UTF8`, `MISTRAL_E_HANDLE`,
-/// `MISTRAL_E_NO_MEMORY`, `MISTRAL_E_LIMIT`, `MISTRAL_E_IO`, `MISTRAL_E_FORMAT`, `MISTRAL_E_UNSUPPORTED`,
-/// `MISTRAL_E_CANCELLED`, `MISTRAL_E_DEVICE`, `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
+/// `MISTRAL_E_NO_MEMORY`, `MISTRAL_E_LIMIT`, `MISTRAL_E_IO`, `MISTRAL_E_FORMAT`, `MISTRAL_E_INTEGRITY`,
+/// `MISTRAL_E_SIGNATURE`, `MISTRAL_E_UNSUPPORTED`, `MISTRAL_E_CANCELLED`, `MISTRAL_E_DEVICE`,
+/// `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
 #[unsafe(no_mangle)]
 #[allow(clippy::too_many_arguments, reason = "C has no slices")]
 pub unsafe extern "C" fn mistral_model_open(

@@ -4,6 +4,7 @@ use serde_json::{Map, Value};
 
 use mistral_core::generate::GenerateOptions;
 use mistral_core::kernels::{Activation, CacheType};
+use mistral_core::provenance::VerifyOptions;
 use mistral_core::quant::Format;
 use mistral_core::tokenizer::TokenizerVersion;
 use mistral_core::{ModelOptions, SessionOptions};
@@ -24,10 +25,7 @@ pub(crate) struct EncodeOptions {
 pub(crate) fn model(text: Option<&str>) -> Outcome<ModelOptions> {
     let mut fields = Fields::read(text)?;
     let mut options = ModelOptions::default();
-    fields.string("device", |device| {
-        options.device = device.to_owned();
-        true
-    })?;
+    options.device = fields.text("device")?.unwrap_or(options.device);
     options.threads = fields.unsigned("threads")?;
     options.quantize = fields
         .choice("quantize", &[("q8_0", Format::Q8_0), ("q4_0", Format::Q4_0), ("q4_k", Format::Q4_K)])?;
@@ -37,6 +35,22 @@ pub(crate) fn model(text: Option<&str>) -> Outcome<ModelOptions> {
     options.weights = fields.boolean("weights", options.weights)?;
     let versions = TokenizerVersion::ALL.map(|version| (version.as_str(), version));
     options.tokenizer_version = fields.choice("tokenizer_version", &versions)?;
+    options.verify = fields.object("verify")?.map(verification).transpose()?;
+    fields.finish()?;
+    Ok(options)
+}
+
+/// The options of `mistral_verify`.
+pub(crate) fn verify(text: Option<&str>) -> Outcome<VerifyOptions> {
+    verification(Fields::read(text)?)
+}
+
+fn verification(mut fields: Fields) -> Outcome<VerifyOptions> {
+    let mut options = VerifyOptions::default();
+    options.manifest = fields.text("manifest")?.map(Into::into);
+    options.signature = fields.text("signature")?.map(Into::into);
+    options.keys = fields.strings("keys")?;
+    options.ignore = fields.strings("ignore")?;
     fields.finish()?;
     Ok(options)
 }
@@ -122,6 +136,15 @@ impl Fields {
         Ok(Self { left, known: Vec::new() })
     }
 
+    /// The fields of the object under `key`.
+    fn object(&mut self, key: &'static str) -> Outcome<Option<Self>> {
+        match self.take(key) {
+            None => Ok(None),
+            Some(Value::Object(left)) => Ok(Some(Self { left, known: Vec::new() })),
+            Some(other) => Err(Failure::argument(key, kind(&other), "a JSON object")),
+        }
+    }
+
     /// Fails if a field is left that nobody asked for.
     fn finish(self) -> Outcome {
         match self.left.keys().next() {
@@ -160,10 +183,10 @@ impl Fields {
         float(&value).map(Some).ok_or_else(|| Failure::argument(key, kind(&value), "a number"))
     }
 
-    fn string(&mut self, key: &'static str, accept: impl FnOnce(&str) -> bool) -> Outcome {
+    fn text(&mut self, key: &'static str) -> Outcome<Option<String>> {
         match self.take(key) {
-            None => Ok(()),
-            Some(Value::String(text)) if accept(&text) => Ok(()),
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
             Some(other) => Err(Failure::argument(key, kind(&other), "a string")),
         }
     }
@@ -299,9 +322,19 @@ mod tests {
 
         let options = model(Some(
             r#"{"device": "ndarray", "threads": 3, "quantize": "q4_k", "activation": "f32", "max_memory": 5,
-                "weights": false, "tokenizer_version": "v7"}"#,
+                "weights": false, "tokenizer_version": "v7",
+                "verify": {"manifest": "m", "signature": "s", "keys": ["k"], "ignore": "i"}}"#,
         ))
         .unwrap();
+        let verified = options.verify.as_ref().unwrap();
+        assert_eq!(
+            (verified.manifest.as_deref(), &verified.keys[..]),
+            (Some("m".as_ref()), &["k".to_owned()][..])
+        );
+        assert_eq!(
+            (verified.signature.as_deref(), &verified.ignore[..]),
+            (Some("s".as_ref()), &["i".to_owned()][..])
+        );
         assert_eq!((options.device.as_str(), options.threads), ("ndarray", Some(3)));
         assert_eq!((options.quantize, options.activation), (Some(Format::Q4_K), Activation::F32));
         assert_eq!((options.max_memory, options.weights), (Some(5), false));

@@ -40,7 +40,7 @@ use split::Splitter;
 use vocab::{Kind, NONE, Vocab};
 
 /// The largest tokenizer file that is read; published ones are under 40 MB.
-const MAX_FILE: u64 = 1 << 28;
+pub(crate) const MAX_FILE: usize = 1 << 28;
 
 /// A vocabulary and the rules that turn text into its tokens and back. Immutable; share it freely between threads.
 pub struct Tokenizer {
@@ -120,18 +120,25 @@ impl Tokenizer {
         if path.is_dir() {
             return Self::open(file_in(path)?);
         }
-        let bytes = read(path)?;
-        let file = path.display().to_string();
+        let config = || {
+            let config = path.with_file_name("tokenizer_config.json");
+            if config.is_file() { read(&config).map(Some) } else { Ok(None) }
+        };
+        Self::from_file(&read(path)?, &path.display().to_string(), config)
+    }
+
+    /// Reads any of the files that [`Tokenizer::open`] opens. `config` is asked for the `tokenizer_config.json` of Hugging Face's.
+    pub(crate) fn from_file(
+        bytes: &[u8],
+        file: &str,
+        config: impl FnOnce() -> Result<Option<Vec<u8>>>,
+    ) -> Result<Self> {
         if !bytes.trim_ascii_start().starts_with(b"{") {
-            return Self::from_sentencepiece(&bytes, &file);
+            return Self::from_sentencepiece(bytes, file);
         }
-        match tekken::is_tekken(&bytes) {
-            true => Self::from_tekken(&bytes, &file),
-            false => {
-                let config = path.with_file_name("tokenizer_config.json");
-                let config = if config.is_file() { Some(read(&config)?) } else { None };
-                Self::from_hf(&bytes, config.as_deref(), &file)
-            }
+        match tekken::is_tekken(bytes) {
+            true => Self::from_tekken(bytes, file),
+            false => Self::from_hf(bytes, config()?.as_deref(), file),
         }
     }
 
@@ -405,7 +412,7 @@ fn no_bytes() -> Box<[u32; 256]> {
 
 fn read(path: &Path) -> Result<Vec<u8>> {
     let size = std::fs::metadata(path).map_err(|error| Error::io(path, error))?.len();
-    if size > MAX_FILE {
+    if size > MAX_FILE as u64 {
         return Err(Error::limit("size of a tokenizer file", size, MAX_FILE));
     }
     std::fs::read(path).map_err(|error| Error::io(path, error))
