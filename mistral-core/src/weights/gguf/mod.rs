@@ -270,11 +270,7 @@ fn read_format(reader: &mut Reader<'_>, name: &str) -> Result<Format> {
     let id = reader.u32(name)?;
     Format::from_gguf(id).ok_or_else(|| {
         let found = gguf_type_name(id).map_or(format!("type {id}"), str::to_owned);
-        Error::unsupported(
-            format!("type of tensor {name} in {}", reader.file),
-            found,
-            Format::gguf_names(),
-        )
+        Error::unsupported(format!("type of tensor {name} in {}", reader.file), found, Format::gguf_names())
     })
 }
 
