@@ -139,11 +139,11 @@ typedef struct mistral_progress {
    */
   size_t struct_size;
   /**
-   * What is being done: `"load"` or `"prefill"`; others may come. NUL-terminated.
+   * What is being done: `"verify"`, `"load"`, `"prefill"`; others may come. NUL-terminated.
    */
   const char *phase;
   /**
-   * Units done: bytes while loading, tokens while prefilling.
+   * Units done: tokens while prefilling, otherwise bytes.
    */
   uint64_t done;
   /**
@@ -510,7 +510,9 @@ mistral_status mistral_cancel_free(struct mistral_cancel *MISTRAL_NULLABLE cance
  * (`"q8_0"`, `"q4_0"`, `"q4_k"`: float weights are turned into these blocks while loading), `activation`
  * (`"int8"`, `"f32"`: how activations meet weights in blocks), `max_memory` (bytes for weights and caches
  * together), `weights` (`false` opens the tokenizer alone), `tokenizer_version` (`"v3"` ...: Mistral's chat
- * format, where the files do not tell it). A relative path starts at the current directory, as everywhere.
+ * format, where the files do not tell it), `verify` (an object, the options of `mistral_verify`: the model is
+ * opened only if its files are what a manifest or a signature vouches for, and from the very bytes that were
+ * verified). A relative path starts at the current directory, as everywhere.
  *
  * `progress` is called on the calling thread.
  *
@@ -519,8 +521,9 @@ mistral_status mistral_cancel_free(struct mistral_cancel *MISTRAL_NULLABLE cance
  * NULL allowed: `options` if `options_len` is 0, `cancel`, `progress`, `user_data`.
  * Threads: any.
  * Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT`, `MISTRAL_E_UTF8`, `MISTRAL_E_HANDLE`,
- * `MISTRAL_E_NO_MEMORY`, `MISTRAL_E_LIMIT`, `MISTRAL_E_IO`, `MISTRAL_E_FORMAT`, `MISTRAL_E_UNSUPPORTED`,
- * `MISTRAL_E_CANCELLED`, `MISTRAL_E_DEVICE`, `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
+ * `MISTRAL_E_NO_MEMORY`, `MISTRAL_E_LIMIT`, `MISTRAL_E_IO`, `MISTRAL_E_FORMAT`, `MISTRAL_E_INTEGRITY`,
+ * `MISTRAL_E_SIGNATURE`, `MISTRAL_E_UNSUPPORTED`, `MISTRAL_E_CANCELLED`, `MISTRAL_E_DEVICE`,
+ * `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
  */
 MISTRAL_API
 mistral_status mistral_model_open(const char *MISTRAL_NONNULL path,
@@ -602,6 +605,29 @@ mistral_status mistral_decode(const struct mistral_model *MISTRAL_NONNULL model,
                               const char *MISTRAL_NULLABLE options,
                               size_t options_len,
                               struct mistral_buf **MISTRAL_NONNULL out);
+
+/**
+ * Turns the text before and after a gap into the tokens from which a model of the Codestral family writes
+ * what stands in the gap: give them to `mistral_generate`, whose text is the filling.
+ *
+ * `*count` is written also with `MISTRAL_E_BUFFER_TOO_SMALL`: the number of tokens that there are.
+ *
+ * Encoding: `prompt` and `suffix` are UTF-8.
+ * NULL allowed: `tokens` if `capacity` is 0.
+ * Threads: any, several at once.
+ * Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT` (the chat format is v1), `MISTRAL_E_UTF8`,
+ * `MISTRAL_E_HANDLE`, `MISTRAL_E_LIMIT`, `MISTRAL_E_UNSUPPORTED` (the model cannot, or has no tokenizer),
+ * `MISTRAL_E_BUFFER_TOO_SMALL`, `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
+ */
+MISTRAL_API
+mistral_status mistral_fim_encode(const struct mistral_model *MISTRAL_NONNULL model,
+                                  const char *MISTRAL_NONNULL prompt,
+                                  size_t prompt_len,
+                                  const char *MISTRAL_NONNULL suffix,
+                                  size_t suffix_len,
+                                  uint32_t *MISTRAL_NULLABLE tokens,
+                                  size_t capacity,
+                                  size_t *MISTRAL_NONNULL count);
 
 /**
  * Makes an empty session on a model, its cache included.
@@ -801,6 +827,116 @@ mistral_status mistral_chat(const struct mistral_model *MISTRAL_NONNULL model,
                             mistral_chunk_fn callback,
                             void *MISTRAL_NULLABLE user_data,
                             struct mistral_buf **MISTRAL_NONNULL response);
+
+/**
+ * Turns a chat-completions request into the tokens that the model reads for it. Of the request, `messages`,
+ * `tools`, `response_format` and `reasoning_effort` change them; the other fields are checked.
+ *
+ * `options` is a JSON object: `mode` (`"test"`, the default; `"serving"`, `"finetuning"`, `"agnostic"`: the
+ * rules of how a conversation may end, by their names in mistral-common), `local_time` (seconds since 1970
+ * in local time, for the templates that write the date).
+ *
+ * `*count` is written also with `MISTRAL_E_BUFFER_TOO_SMALL`: the number of tokens that there are.
+ *
+ * Encoding: `request` and `options` are UTF-8 JSON.
+ * NULL allowed: `options` if `options_len` is 0, `tokens` if `capacity` is 0.
+ * Threads: any, several at once.
+ * Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT` (also a conversation that breaks a rule of
+ * the chat format), `MISTRAL_E_UTF8`, `MISTRAL_E_HANDLE`, `MISTRAL_E_LIMIT`, `MISTRAL_E_UNSUPPORTED` (the
+ * model has no tokenizer or chat format, or a field cannot be honoured), `MISTRAL_E_BUFFER_TOO_SMALL`,
+ * `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
+ */
+MISTRAL_API
+mistral_status mistral_chat_encode(const struct mistral_model *MISTRAL_NONNULL model,
+                                   const char *MISTRAL_NONNULL request,
+                                   size_t request_len,
+                                   const char *MISTRAL_NULLABLE options,
+                                   size_t options_len,
+                                   uint32_t *MISTRAL_NULLABLE tokens,
+                                   size_t capacity,
+                                   size_t *MISTRAL_NONNULL count);
+
+/**
+ * Turns a chat-completions request into the text that the model reads for it, control tokens by their
+ * names, as mistral-common shows it: of a SentencePiece vocabulary the pieces, with U+2581 for a space. It is
+ * for people: the tokens of this text may be others than those of `mistral_chat_encode`. Options as for that
+ * function.
+ *
+ * Ownership: the caller frees `*out` with `mistral_buf_free`.
+ * Encoding: `request` and `options` are UTF-8 JSON, the text is UTF-8.
+ * NULL allowed: `options` if `options_len` is 0.
+ * Threads: any, several at once.
+ * Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT` (also a conversation that breaks a rule of
+ * the chat format), `MISTRAL_E_UTF8`, `MISTRAL_E_HANDLE`, `MISTRAL_E_NO_MEMORY`, `MISTRAL_E_LIMIT`,
+ * `MISTRAL_E_UNSUPPORTED` (as for `mistral_chat_encode`), `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
+ */
+MISTRAL_API
+mistral_status mistral_chat_render(const struct mistral_model *MISTRAL_NONNULL model,
+                                   const char *MISTRAL_NONNULL request,
+                                   size_t request_len,
+                                   const char *MISTRAL_NULLABLE options,
+                                   size_t options_len,
+                                   struct mistral_buf **MISTRAL_NONNULL out);
+
+/**
+ * Reads what a model has written back as a message of the assistant: `content`, `reasoning_content`,
+ * `tool_calls`, and `broken_tool_calls` for those that are cut off or malformed. What was written is either
+ * `text`, control tokens by their names, or `tokens`; the other is NULL.
+ *
+ * `options` is a JSON object: `tokenizer_version` (`"v7"` ...: Mistral's format in which it is read, if not
+ * the model's own).
+ *
+ * Ownership: the caller frees `*out` with `mistral_buf_free`.
+ * Encoding: `text` is UTF-8, `options` and the message are UTF-8 JSON.
+ * NULL allowed: `text` if `text_len` is 0, `tokens` if `count` is 0, `options` if `options_len` is 0.
+ * Threads: any, several at once.
+ * Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT` (a token that does not exist, text and
+ * tokens together, or the options), `MISTRAL_E_UTF8`, `MISTRAL_E_HANDLE`, `MISTRAL_E_NO_MEMORY`,
+ * `MISTRAL_E_LIMIT`, `MISTRAL_E_UNSUPPORTED` (the model has no tokenizer), `MISTRAL_E_FORKED`,
+ * `MISTRAL_E_INTERNAL`.
+ */
+MISTRAL_API
+mistral_status mistral_chat_parse(const struct mistral_model *MISTRAL_NONNULL model,
+                                  const char *MISTRAL_NULLABLE text,
+                                  size_t text_len,
+                                  const uint32_t *MISTRAL_NULLABLE tokens,
+                                  size_t count,
+                                  const char *MISTRAL_NULLABLE options,
+                                  size_t options_len,
+                                  struct mistral_buf **MISTRAL_NONNULL out);
+
+/**
+ * Verifies the files of the model at `path`, a folder or a file, against a manifest of their SHA-256 or a
+ * signature of OpenSSF Model Signing, offline; `*out` then says what was verified. The same object as the
+ * option `verify` of `mistral_model_open` makes it a condition of opening.
+ *
+ * `options` is a JSON object: `manifest` (a path; `{"files": [{"name", "sha256", "bytes"}]}`, or what
+ * `sha256sum` writes), `signature` (a path; a Sigstore bundle, version 0.3, made with a bare key), `keys` (a
+ * list of public keys as PEM, ECDSA on P-256, P-384 or P-521, one of which must have made the signature),
+ * `ignore` (names of files and folders that may lie in the folder although nothing vouches for them). Manifest
+ * or signature must be given; what a signature says itself to ignore is not ignored.
+ *
+ * Every file is read once; `progress` is called on the calling thread, with the phase `"verify"`.
+ *
+ * Ownership: the caller frees `*out` with `mistral_buf_free`.
+ * Encoding: `path` and `options` are UTF-8, the report is UTF-8 JSON.
+ * NULL allowed: `cancel`, `progress`, `user_data`.
+ * Threads: any.
+ * Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT`, `MISTRAL_E_UTF8`, `MISTRAL_E_HANDLE`,
+ * `MISTRAL_E_NO_MEMORY`, `MISTRAL_E_LIMIT`, `MISTRAL_E_IO`, `MISTRAL_E_FORMAT` (no manifest or bundle, or
+ * names in it that lead out of the folder), `MISTRAL_E_INTEGRITY` (a file is missing, unexpected, a link or
+ * another), `MISTRAL_E_SIGNATURE` (of another key, or of something else), `MISTRAL_E_UNSUPPORTED`,
+ * `MISTRAL_E_CANCELLED`, `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
+ */
+MISTRAL_API
+mistral_status mistral_verify(const char *MISTRAL_NONNULL path,
+                              size_t path_len,
+                              const char *MISTRAL_NONNULL options,
+                              size_t options_len,
+                              const struct mistral_cancel *MISTRAL_NULLABLE cancel,
+                              mistral_progress_fn progress,
+                              void *MISTRAL_NULLABLE user_data,
+                              struct mistral_buf **MISTRAL_NONNULL out);
 
 #ifdef __cplusplus
 }  // extern "C"

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use burn::tensor::Device;
 use serde_json::{Value, json};
 
-use crate::carried::{self, open_tokenizer};
+use crate::carried::{self, Alone, open_tokenizer};
 use crate::completion::ChatStyle;
 use crate::config::ModelConfig;
 use crate::control::Control;
@@ -140,13 +140,15 @@ impl Model {
     ) -> Result<Arc<Self>> {
         let path = path.as_ref();
         let device = device::open(&options.device)?;
-        let pool = Arc::new(new_pool(options.threads)?);
+        // Nothing runs on the threads of a tokenizer.
+        let threads = if options.weights { options.threads } else { options.threads.or(Some(1)) };
+        let pool = Arc::new(new_pool(threads)?);
         check_quantize(options.quantize)?;
-        if !options.weights {
-            return Self::open_tokenizer(path, options, device, pool);
-        }
         let verified =
             options.verify.as_ref().map(|verify| Verified::read(path, verify, control)).transpose()?;
+        if !options.weights {
+            return Self::open_tokenizer(path, options, verified.as_ref(), device, pool);
+        }
         let disk = Files::on_disk();
         let files = verified.as_ref().map_or(&disk, |verified| &verified.files);
         let checkpoint = weights::open_from(files, path, control)?;
@@ -188,22 +190,26 @@ impl Model {
     fn open_tokenizer(
         path: &Path,
         options: &ModelOptions,
+        verified: Option<&Verified>,
         device: Device,
         pool: Arc<Pool>,
     ) -> Result<Arc<Self>> {
-        let (tokenizer, template) = carried::tokenizer_alone(path)?;
-        let chat_style = ChatStyle::choose(&tokenizer, template.as_deref(), options.tokenizer_version)?;
+        let disk = Files::on_disk();
+        let files = verified.map_or(&disk, |verified| &verified.files);
+        let Alone { tokenizer, chat_template, eos_token_ids } = carried::tokenizer_alone(path, files)?;
+        verified.map(Verified::check_unchanged).transpose()?;
+        let chat_style = ChatStyle::choose(&tokenizer, chat_template.as_deref(), options.tokenizer_version)?;
         Ok(Arc::new(Self {
             path: path.to_owned(),
             options: options.clone(),
             device,
             pool,
             weights: None,
-            eos_token_ids: tokenizer.eos().into_iter().collect(),
+            eos_token_ids,
             tokenizer: Some(Arc::new(tokenizer)),
             chat_style: Some(chat_style),
             memory: Arc::new(Memory::new(options.max_memory)),
-            verified: None,
+            verified: verified.map(|verified| verified.report.clone()),
         }))
     }
 
@@ -264,7 +270,7 @@ impl Model {
             Error::unsupported(
                 "call on a model opened without weights",
                 self.path.display(),
-                "encode, decode, chat_encode",
+                "encode, decode, chat_encode, chat_render, chat_parse, fim_encode",
             )
         })
     }

@@ -117,12 +117,39 @@ pub enum Error {
         /// The object.
         what: String,
     },
+    /// The audit log could not be opened or written.
+    #[error("audit log {log}: {reason}")]
+    Audit {
+        /// The log.
+        log: String,
+        /// What happened.
+        reason: String,
+    },
     /// A bug of this library; the object that was in use must be freed.
     #[error("internal error: {0}")]
     Internal(String),
 }
 
 impl Error {
+    /// The kind of the error in one word, without anything of what it is about.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Io { .. } => "io",
+            Self::Format { .. } => "format",
+            Self::Argument { .. } | Self::Chat { .. } => "argument",
+            Self::Unsupported { .. } => "unsupported",
+            Self::Limit { .. } => "limit",
+            Self::ContextFull { .. } => "context_full",
+            Self::Cancelled => "cancelled",
+            Self::Device { .. } => "device",
+            Self::Integrity { .. } => "integrity",
+            Self::Signature { .. } => "signature",
+            Self::Busy { .. } => "busy",
+            Self::Audit { .. } => "audit",
+            Self::Internal(_) => "internal",
+        }
+    }
+
     /// An [`Error::Io`] for `path`.
     pub fn io(path: impl AsRef<Path>, source: std::io::Error) -> Self {
         Self::Io { path: path.as_ref().to_owned(), source }

@@ -85,6 +85,7 @@ impl Steering {
         let mut report = |progress: Progress| {
             let phase = match progress.phase {
                 "verify" => c"verify",
+                "audit" => c"audit",
                 "load" => c"load",
                 "prefill" => c"prefill",
                 _ => c"work",

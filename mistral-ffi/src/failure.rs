@@ -124,6 +124,7 @@ impl From<Error> for Failure {
             Error::Signature { file, found, expected } => {
                 of(MISTRAL_E_SIGNATURE).part("file", file).part("found", found).part("expected", expected)
             }
+            Error::Audit { log, reason } => of(MISTRAL_E_AUDIT).part("log", log).part("reason", reason),
             Error::Cancelled => of(MISTRAL_E_CANCELLED),
             Error::Device { device, reason } => {
                 of(MISTRAL_E_DEVICE).part("device", device).part("reason", reason)

@@ -10,7 +10,10 @@ use p256::ecdsa::signature::Signer;
 use p256::ecdsa::{DerSignature, SigningKey};
 
 use super::*;
+use crate::config::{FeedForwardConfig, LayerConfig, ModelConfig, RopeConfig, RopeScaling, RopeStyle};
+use crate::quant::Format;
 use crate::testing::TempFolder;
+use crate::{Model, ModelOptions};
 
 const CURVES: [(&str, &str); 3] = [("p256", "P-256"), ("p384", "P-384"), ("p521", "P-521")];
 const STATEMENT: &str = "https://in-toto.io/Statement/v1";
@@ -122,7 +125,8 @@ impl Scene {
             let content = fs::read(self.model().join(name)).unwrap();
             json!({"name": name, "sha256": hex(&Sha256::digest(&content)), "bytes": content.len()})
         };
-        ["config.json", "part/a", "weights"].iter().map(file).collect()
+        let names = Listing::read(&self.model(), &[], &Control::none()).unwrap().files;
+        names.iter().map(|name| file(&name.as_str())).collect()
     }
 
     fn statement(&self) -> Value {
@@ -551,4 +555,106 @@ fn what_was_verified_is_what_is_read() {
     std::thread::sleep(std::time::Duration::from_millis(20)); // more than a tick of the clock of the file system
     fs::write(scene.model().join("weights"), [1, 2, 3, 254]).unwrap();
     assert!(verified.check_unchanged().unwrap_err().to_string().contains("changed while it was used"));
+}
+
+/// A scene whose model runs.
+fn runnable() -> Scene {
+    let scene = Scene::new();
+    fs::remove_dir_all(scene.model()).unwrap();
+    fs::create_dir(scene.model()).unwrap();
+    let layer = LayerConfig { window: None, feed_forward: FeedForwardConfig::Dense };
+    let rope = RopeConfig { theta: 1e4, style: RopeStyle::HalfSplit, scaling: RopeScaling::None };
+    let config = ModelConfig {
+        architecture: "mistral".to_owned(),
+        dim: 8,
+        n_heads: 2,
+        n_kv_heads: 1,
+        head_dim: 4,
+        hidden_dim: 12,
+        vocab_size: 16,
+        norm_eps: 1e-5,
+        max_context: 64,
+        rope,
+        query_scaling: None,
+        tied_embeddings: false,
+        layers: vec![layer],
+    };
+    crate::testing::Model::random(&config, Format::F32, 3).write_hugging_face(&scene.model()).unwrap();
+    scene.sign(&scene.statement());
+    scene
+}
+
+fn open(scene: &Scene, at_load: &mut dyn FnMut()) -> Result<std::sync::Arc<Model>> {
+    let options =
+        ModelOptions { threads: Some(1), verify: Some(scene.by_signature()), ..ModelOptions::default() };
+    let mut report = |progress: Progress| {
+        // The first word of loading: all was verified, and nothing else read.
+        if progress.phase == "load" && progress.done == 0 {
+            at_load();
+        }
+    };
+    Model::open(scene.model(), &options, &mut Control::none().with_progress(&mut report))
+}
+
+#[test]
+fn a_model_opens_only_as_it_was_verified() {
+    let scene = runnable();
+    let weights = scene.model().join("model.safetensors");
+    let model = open(&scene, &mut || ()).unwrap();
+    assert_eq!(model.info()["verified"]["files"].as_array().unwrap().len(), 2);
+    assert_eq!(model.verified().unwrap().signature.as_ref().unwrap().model, "tiny");
+    let refused = |scene: &Scene, at_load: &mut dyn FnMut(), part: &str| {
+        let error = open(scene, at_load).unwrap_err();
+        assert!(matches!(error, Error::Integrity { .. }) && error.to_string().contains(part), "{error}");
+    };
+    // Swapped, and rewritten in place, between the two.
+    let mut other = fs::read(&weights).unwrap();
+    *other.last_mut().unwrap() ^= 1;
+    refused(
+        &scene,
+        &mut || {
+            fs::write(scene.model().join("other"), &other).unwrap();
+            fs::rename(scene.model().join("other"), &weights).unwrap();
+        },
+        "changed while it was used",
+    );
+    refused(&scene, &mut || (), "SHA-256");
+    let scene = runnable();
+    std::thread::sleep(std::time::Duration::from_millis(20)); // more than a tick of the clock of the file system
+    refused(
+        &scene,
+        &mut || fs::write(scene.model().join("model.safetensors"), &other).unwrap(),
+        "changed while it was used",
+    );
+    // What the host ignores is not there for the model either: a tokenizer that nobody signed.
+    let scene = runnable();
+    let tokenizer = fixture("../tokenizer/small.tekken.json");
+    fs::copy(&tokenizer, scene.model().join("tekken.json")).unwrap();
+    refused(&scene, &mut || (), "nothing vouches for");
+    let verify = VerifyOptions { ignore: vec!["tekken.json".to_owned()], ..scene.by_signature() };
+    let options = ModelOptions { threads: Some(1), verify: Some(verify), ..ModelOptions::default() };
+    let model = Model::open(scene.model(), &options, &mut Control::none()).unwrap();
+    assert!(model.tokenizer().is_err());
+}
+
+#[test]
+fn a_tokenizer_alone_opens_only_as_it_was_verified() {
+    let scene = Scene::new();
+    fs::remove_dir_all(scene.model()).unwrap();
+    fs::create_dir(scene.model()).unwrap();
+    fs::copy(fixture("../tokenizer/small.tekken.json"), scene.model().join("tekken.json")).unwrap();
+    let content = fs::read(scene.model().join("tekken.json")).unwrap();
+    let manifest = scene.by_manifest().manifest.unwrap();
+    fs::write(&manifest, format!("{}  tekken.json\n", hex(&Sha256::digest(&content)))).unwrap();
+    let options =
+        ModelOptions { weights: false, verify: Some(scene.by_manifest()), ..ModelOptions::default() };
+    for path in [scene.model(), scene.model().join("tekken.json")] {
+        let model = Model::open(&path, &options, &mut Control::none()).unwrap();
+        assert!(model.tokenizer().is_ok() && model.verified().is_some());
+    }
+    fs::write(scene.model().join("tekken.json"), [&content[..], b" "].concat()).unwrap();
+    assert!(matches!(
+        Model::open(scene.model(), &options, &mut Control::none()),
+        Err(Error::Integrity { .. })
+    ));
 }

@@ -61,12 +61,55 @@ pub(crate) fn open_from(files: &Files, path: &Path, control: &mut Control<'_>) -
     }
 }
 
-/// The chat template that lies in `folder`, in one of the places where checkpoints carry it.
+/// What a checkpoint carries beside its weights, for those who do not want these.
+#[derive(Clone, Debug)]
+pub struct Carried {
+    /// The tokenizer.
+    pub tokenizer: Option<TokenizerSource>,
+    /// The source of the default chat template.
+    pub chat_template: Option<String>,
+    /// The tokens that end an answer, as the configuration names them.
+    pub eos_token_ids: Vec<u32>,
+}
+
+/// What the small files of `folder` say, or else the GGUF model in it.
 ///
 /// # Errors
-/// As [`open`], for the small files of a folder.
-pub fn chat_template_beside(folder: &Path) -> Result<Option<String>> {
-    Ok(Sidecar::of_folder(folder, None, &Files::on_disk())?.chat_template())
+/// As [`open`], for the files that are read.
+pub(crate) fn carried_by_folder(folder: &Path, files: &Files) -> Result<Carried> {
+    let config = files.beside(folder, "config.json");
+    let config = config.as_deref().map(|path| ConfigFile::read(path, files)).transpose()?;
+    let sidecar = Sidecar::of_folder(folder, config.as_ref().map(|f| (f.name.as_str(), &f.value)), files)?;
+    if sidecar.tokenizer.is_none()
+        && let Ok(Layout { weights: Weights::Gguf(paths), .. }) = folder::find(folder, files)
+        && let Some(first) = paths.first()
+    {
+        return carried_by_gguf(first, files);
+    }
+    Ok(sidecar.into())
+}
+
+/// What the metadata of a GGUF file, which may have no tensors, says.
+///
+/// # Errors
+/// As [`open`], for what stands before the tensors.
+pub(crate) fn carried_by_gguf(file: &Path, files: &Files) -> Result<Carried> {
+    Ok(Sidecar::of_gguf(&gguf::metadata_of(file, files)?)?.into())
+}
+
+/// Whether a file begins as GGUF does.
+///
+/// # Errors
+/// [`Error::Io`].
+pub(crate) fn is_gguf(file: &Path, files: &Files) -> Result<bool> {
+    gguf::has_magic(file, files)
+}
+
+impl From<Sidecar> for Carried {
+    fn from(sidecar: Sidecar) -> Self {
+        let chat_template = sidecar.chat_template();
+        Self { tokenizer: sidecar.tokenizer, chat_template, eos_token_ids: sidecar.eos_token_ids }
+    }
 }
 
 /// An open model: its configuration, and its tensors under canonical names (`layers.0.attention.wq.weight`).

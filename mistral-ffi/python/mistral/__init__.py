@@ -28,6 +28,7 @@ from ._errors import (
     UnsupportedError,
     Utf8Error,
 )
+from ._evidence import audit_verify, verify
 from ._library import build_info, devices, load_library, version
 from ._model import ChatStream, Model
 from ._session import Event, Generation, Session, TokenLogprob
@@ -61,8 +62,10 @@ __all__ = [
     "TokenLogprob",
     "UnsupportedError",
     "Utf8Error",
+    "audit_verify",
     "build_info",
     "devices",
     "load_library",
+    "verify",
     "version",
 ]

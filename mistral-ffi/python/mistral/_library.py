@@ -71,6 +71,10 @@ _FUNCTIONS: Dict[str, Tuple[Any, Sequence[Any]]] = {
     "mistral_model_free": (c_int32, (c_void_p,)),
     "mistral_encode": (c_int32, (c_void_p, *_TEXT, *_TEXT, *_TOKENS, POINTER(c_size_t))),
     "mistral_decode": (c_int32, (c_void_p, *_TOKENS, *_TEXT, _OUT)),
+    "mistral_fim_encode": (c_int32, (c_void_p, *_TEXT, *_TEXT, *_TOKENS, POINTER(c_size_t))),
+    "mistral_chat_encode": (c_int32, (c_void_p, *_TEXT, *_TEXT, *_TOKENS, POINTER(c_size_t))),
+    "mistral_chat_render": (c_int32, (c_void_p, *_TEXT, *_TEXT, _OUT)),
+    "mistral_chat_parse": (c_int32, (c_void_p, *_TEXT, *_TOKENS, *_TEXT, _OUT)),
     "mistral_session_new": (c_int32, (c_void_p, *_TEXT, _OUT)),
     "mistral_session_reset": (c_int32, (c_void_p,)),
     "mistral_session_stats": (c_int32, (c_void_p, _OUT)),
@@ -83,6 +87,8 @@ _FUNCTIONS: Dict[str, Tuple[Any, Sequence[Any]]] = {
     ),
     "mistral_generation_next": (c_int32, (c_void_p, POINTER(POINTER(EventStruct)))),
     "mistral_generation_free": (c_int32, (c_void_p,)),
+    "mistral_audit_verify": (c_int32, (*_TEXT, *_TEXT, c_void_p, ProgressFn, c_void_p, _OUT)),
+    "mistral_verify": (c_int32, (*_TEXT, *_TEXT, c_void_p, ProgressFn, c_void_p, _OUT)),
     "mistral_chat": (c_int32, (c_void_p, *_TEXT, c_void_p, ChunkFn, c_void_p, _OUT)),
 }
 

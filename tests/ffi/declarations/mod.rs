@@ -4,9 +4,9 @@
 use crate::support::repository;
 
 /// The order of the header: what a function needs comes before it.
-const SOURCES: [&str; 12] = [
+const SOURCES: [&str; 13] = [
     "types", "library", "status", "failure", "log", "buffer", "cancel", "model", "text", "session",
-    "generate", "chat",
+    "generate", "chat", "evidence",
 ];
 
 /// The header that the sources of the crate give.
