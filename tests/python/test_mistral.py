@@ -155,7 +155,8 @@ class Sessions(WithModel):
         for one, other in zip(kept, session.logits()):
             self.assertAlmostEqual(one, other, delta=1e-5)
         self.assertEqual(list(whole), kept)  # The memory is the caller's own.
-        self.assertEqual(session.stats, {"tokens": 4, "context": 256})
+        stats = session.stats
+        self.assertEqual((stats["tokens"], stats["evaluated"], stats["context"]), (4, 4, 256))
 
     def test_bad_tokens_and_options(self):
         session = self.session(context=8)
