@@ -277,3 +277,68 @@ fn layer_bytes(spec: &CacheSpec) -> Option<usize> {
     let elements = spec.n_kv_heads.checked_mul(spec.capacity)?.checked_mul(spec.head_dim)?;
     elements.checked_mul(spec.cache_type.bytes()).filter(|&bytes| bytes <= isize::MAX as usize)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device;
+
+    fn layer(device: &str) -> LayerCache {
+        let spec = CacheSpec { n_kv_heads: 2, capacity: 5, head_dim: 4, cache_type: CacheType::F32 };
+        let device = device::open(device).unwrap();
+        let zeros = || Some(Tensor::zeros([2 * 5 * 4 * 4], (&device, DType::U8)));
+        LayerCache { k: zeros(), v: zeros(), spec, window: Some(3) }
+    }
+
+    /// Keys of `count` positions whose numbers are all different; the values are their negatives.
+    fn rows(layer: &LayerCache, count: usize, sign: f32) -> Tensor<2> {
+        let device = layer.k.as_ref().unwrap().device();
+        let numbers: Vec<f32> = (0..count * 8).map(|i| sign * (i as f32 + 1.0)).collect();
+        Tensor::from_data(TensorData::new(numbers, [count, 8]), &device)
+    }
+
+    fn bytes(layer: &LayerCache, positions: Range<usize>) -> Vec<u8> {
+        let mut out = Vec::new();
+        layer.read(positions, &mut out).unwrap();
+        out
+    }
+
+    /// The first number of keys and values of each head and position.
+    fn first(layer: &LayerCache, positions: Range<usize>) -> Vec<f32> {
+        let bytes = bytes(layer, positions);
+        bytes.chunks_exact(16).map(|head| f32::from_le_bytes(head[..4].try_into().unwrap())).collect()
+    }
+
+    #[test]
+    fn a_kernel_does_not_write_to_what_is_shared() {
+        for device in device::names() {
+            let mut one = layer(device);
+            one.write(0, rows(&one, 3, 1.0), rows(&one, 3, -1.0));
+            let (two, before) = (one.clone(), bytes(&one, 0..5));
+            one.write(1, rows(&one, 3, 100.0), rows(&one, 3, 100.0));
+            assert_eq!(bytes(&two, 0..5), before, "{device}");
+            assert_ne!(bytes(&one, 0..5), before, "{device}");
+        }
+    }
+
+    #[test]
+    fn a_ring_is_read_and_stored_in_the_order_of_its_positions() {
+        for device in device::names() {
+            let mut one = layer(device);
+            one.write(0, rows(&one, 5, 1.0), rows(&one, 5, -1.0));
+            one.write(5, rows(&one, 2, 10.0), rows(&one, 2, -10.0));
+            // Positions 3 to 6: keys of head 0, of head 1, then values.
+            let keys = [25.0, 33.0, 10.0, 90.0, 29.0, 37.0, 50.0, 130.0];
+            let expected: Vec<f32> = keys.iter().copied().chain(keys.map(|key| -key)).collect();
+            assert_eq!(first(&one, 3..7), expected, "{device}");
+            for from in [3, 4, 5, 6, 7] {
+                let mut two = layer(device);
+                two.write_rows(from..7, &bytes(&one, from..7));
+                assert_eq!(bytes(&two, from..7), bytes(&one, from..7), "{device} {from}");
+            }
+            let mut own = one.clone();
+            own.own(7, 7);
+            assert_eq!(bytes(&own, 2..7), bytes(&one, 2..7), "{device}");
+        }
+    }
+}

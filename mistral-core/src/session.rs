@@ -1,6 +1,8 @@
 //! One timeline of tokens on a model: what was evaluated, and the logits after it.
 
 mod saved;
+#[cfg(test)]
+mod saved_tests;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

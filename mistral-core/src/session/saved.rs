@@ -30,7 +30,7 @@ use crate::kernels::CacheType;
 const MAGIC: &[u8; 8] = b"MISTRALS";
 /// Changes with the layout of the bytes, and with what the keys and values of a model are: the order of the rotation, [`PREFILL_CHUNK`].
 const VERSION: u32 = 1;
-const HEADER: usize = 120;
+pub(super) const HEADER: usize = 120;
 const TAG: usize = 32;
 /// Bytes of a key at least.
 const MIN_KEY: usize = 16;
@@ -214,7 +214,7 @@ fn authenticate<'a>(blob: &'a [u8], key: Option<&[u8]>) -> Result<&'a [u8]> {
     }
 }
 
-fn new_mac(key: Option<&[u8]>) -> Result<Hmac<Sha256>> {
+pub(super) fn new_mac(key: Option<&[u8]>) -> Result<Hmac<Sha256>> {
     if let Some(key) = key.filter(|key| key.len() < MIN_KEY) {
         return Err(Error::argument(
             "key",
