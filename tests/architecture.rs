@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// Each module of `mistral-core` and the modules that it may import, lowest first. `*`: all of them. A new module
 /// gets a line here.
-const MAY_IMPORT: [(&str, &[&str]); 25] = [
+const MAY_IMPORT: [(&str, &[&str]); 26] = [
     ("error", &[]),
     ("control", &["error"]),
     ("limits", &["error"]),
@@ -30,6 +30,7 @@ const MAY_IMPORT: [(&str, &[&str]); 25] = [
     ("session", &["*"]),
     ("generate", &["*"]),
     ("completion", &["*"]),
+    ("text", &["*"]),
     ("engine", &["*"]),
     ("embed", &["*"]),
     ("estimate", &["*"]),

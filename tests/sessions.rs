@@ -457,7 +457,10 @@ fn a_second_turn_does_not_prefill_the_first_again() {
             assert_eq!(again["usage"]["prompt_tokens_details"]["cached_tokens"], 0);
             let usage = |key: &str| answer["usage"][key].as_u64().unwrap();
             let cached = answer["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap();
-            (answer["choices"][0]["message"].clone(), usage("prompt_tokens"), cached, session.stats())
+            // A random model may write nothing, or broken calls of tools, which no request can hold.
+            let content = answer["choices"][0]["message"]["content"].as_str().filter(|text| !text.is_empty());
+            let message = json!({"role": "assistant", "content": content.unwrap_or("Bien.")});
+            (message, usage("prompt_tokens"), cached, session.stats())
         };
         let first = user("Bonjour, comment allez-vous ?");
         let (answer, prompt, cached, before) = chat(&json!([first]));
@@ -645,9 +648,15 @@ fn an_estimate_refuses_what_opening_refuses() {
         |session: SessionOptions| estimate(&source, &options(&|o| o.max_sessions = Some(2)), &session, 2);
     estimate(SessionOptions::default()).unwrap();
     assert!(
-        estimate(SessionOptions { context: Some(0), ..session }).unwrap_err().to_string().contains("context")
+        estimate(SessionOptions { context: Some(0), ..SessionOptions::default() })
+            .unwrap_err()
+            .to_string()
+            .contains("context")
     );
-    assert_eq!(limit_of(estimate(SessionOptions { context: Some(usize::MAX), ..session })), "context");
+    assert_eq!(
+        limit_of(estimate(SessionOptions { context: Some(usize::MAX), ..SessionOptions::default() })),
+        "context"
+    );
 }
 
 /// The output layer turns the state of the last token into the logits, which `tests/oracles.rs` holds against the reference: so the state is the

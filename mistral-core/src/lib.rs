@@ -27,6 +27,7 @@ pub mod session;
 pub mod stop;
 #[doc(hidden)]
 pub mod testing;
+mod text;
 pub mod tokenizer;
 pub mod transformer;
 pub mod weights;
@@ -39,3 +40,4 @@ pub use estimate::estimate;
 pub use generate::{Event, FinishReason, GenerateOptions, Generation};
 pub use limits::Limits;
 pub use session::{LoadOptions, Session, SessionOptions};
+pub use text::{ChatOptions, Written};
