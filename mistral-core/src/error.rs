@@ -30,6 +30,16 @@ pub enum Error {
         /// What would have been right.
         expected: String,
     },
+    /// Contents do not match their digest, or belong to something else.
+    #[error("{what}: found {found}, expected {expected}")]
+    Integrity {
+        /// What was checked.
+        what: String,
+        /// What it is.
+        found: String,
+        /// What it would have to be.
+        expected: String,
+    },
     /// An argument or option of a call is wrong.
     #[error("argument `{name}`: found {found}, expected {expected}")]
     Argument {
@@ -90,16 +100,6 @@ pub enum Error {
         device: String,
         /// What happened.
         reason: String,
-    },
-    /// Contents do not match their digest, or belong to something else.
-    #[error("{what}: found {found}, expected {expected}")]
-    Integrity {
-        /// What was checked.
-        what: String,
-        /// What it is.
-        found: String,
-        /// What it would have to be.
-        expected: String,
     },
     /// A signature is missing, is wrong, or is one of something else.
     #[error("signature in {file}: found {found}, expected {expected}")]
@@ -170,6 +170,11 @@ impl Error {
         }
     }
 
+    /// An [`Error::Integrity`].
+    pub fn integrity(what: impl ToString, found: impl ToString, expected: impl ToString) -> Self {
+        Self::Integrity { what: what.to_string(), found: found.to_string(), expected: expected.to_string() }
+    }
+
     /// An [`Error::Argument`].
     pub fn argument(name: impl ToString, found: impl ToString, expected: impl ToString) -> Self {
         Self::Argument { name: name.to_string(), found: found.to_string(), expected: expected.to_string() }
@@ -187,11 +192,6 @@ impl Error {
             found: found.to_string(),
             supported: supported.to_string(),
         }
-    }
-
-    /// An [`Error::Integrity`].
-    pub fn integrity(what: impl ToString, found: impl ToString, expected: impl ToString) -> Self {
-        Self::Integrity { what: what.to_string(), found: found.to_string(), expected: expected.to_string() }
     }
 
     /// An [`Error::Signature`].

@@ -88,6 +88,7 @@ impl Steering {
                 "audit" => c"audit",
                 "load" => c"load",
                 "prefill" => c"prefill",
+                "digest" => c"digest",
                 _ => c"work",
             };
             let progress = mistral_progress {

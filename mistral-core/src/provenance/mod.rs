@@ -23,14 +23,12 @@ use sha2::{Digest, Sha256};
 
 use crate::control::{Control, Progress};
 use crate::error::{Error, Result};
-use crate::weights::{Files, MAX_ENTRIES, Mapped};
+use crate::weights::{Files, MAX_ENTRIES, Mapped, sha256};
 use keys::PublicKey;
 use names::Listing;
 
 /// The largest manifest or bundle that is read: enough for as many files as a folder may have.
 const MAX_CLAIM_BYTES: usize = 64 << 20;
-/// Bytes between two looks at the control.
-const STEP: usize = 4 << 20;
 
 /// What a model is verified against: a manifest, a signature, or both.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -153,7 +151,7 @@ impl Verified {
             let (mapped, metadata) = Mapped::open_with_metadata(&path)?;
             let bytes = mapped.bytes().len() as u64;
             vouchers.check_length(name, &path, bytes)?;
-            let sha256 = digest(&mapped, &mut |step| {
+            let sha256 = sha256(&mapped, &mut |step| {
                 done += step;
                 // A file may have grown since its length was asked for.
                 control.step(Progress { phase: "verify", done, total: total.max(done) })
@@ -386,19 +384,6 @@ fn check_options(options: &VerifyOptions) -> Result<()> {
 /// The folder that the names of a model are relative to.
 fn folder_of(path: &Path, is_folder: bool) -> &Path {
     if is_folder { path } else { path.parent().unwrap_or(Path::new("")) }
-}
-
-/// The SHA-256 of a file; `step` is told of the bytes that were read.
-fn digest(mapped: &Mapped, step: &mut dyn FnMut(u64) -> Result<()>) -> Result<[u8; 32]> {
-    let (bytes, mut hash) = (mapped.bytes(), Sha256::new());
-    for start in (0..bytes.len()).step_by(STEP) {
-        let end = bytes.len().min(start + STEP);
-        hash.update(&bytes[start..end]);
-        // Opening comes back to what it needs.
-        mapped.release(start..end);
-        step((end - start) as u64)?;
-    }
-    Ok(hash.finalize().into())
 }
 
 /// Lower-case hexadecimal digits.

@@ -13,6 +13,7 @@ use super::*;
 use crate::config::{FeedForwardConfig, LayerConfig, ModelConfig, RopeConfig, RopeScaling, RopeStyle};
 use crate::quant::Format;
 use crate::testing::TempFolder;
+use crate::weights::STEP;
 use crate::{Model, ModelOptions};
 
 const CURVES: [(&str, &str); 3] = [("p256", "P-256"), ("p384", "P-384"), ("p521", "P-521")];

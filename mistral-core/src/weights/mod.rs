@@ -6,6 +6,7 @@
 //! Model files must not be changed while they are open; see [`TensorView::shared`].
 
 mod catalog;
+mod digest;
 mod files;
 mod folder;
 mod fp8;
@@ -32,6 +33,9 @@ use crate::control::{Control, Progress};
 use crate::error::{Error, Result};
 use crate::quant::Format;
 use catalog::Catalog;
+#[cfg(test)]
+pub(crate) use digest::STEP;
+pub(crate) use digest::sha256;
 pub(crate) use files::{Files, MAX_ENTRIES};
 use folder::{Layout, Weights};
 pub(crate) use mmap::Mapped;
@@ -120,6 +124,7 @@ pub struct Checkpoint {
     files: Vec<Mapped>,
     entries: BTreeMap<String, Entry>,
     sidecar: Sidecar,
+    container: &'static str,
 }
 
 /// A file with weights.
@@ -201,6 +206,11 @@ impl Checkpoint {
         self.files
             .iter()
             .map(|file| FileInfo { path: file.path().to_owned(), bytes: file.bytes().len() as u64 })
+    }
+
+    /// `gguf` or `safetensors`.
+    pub fn container(&self) -> &'static str {
+        self.container
     }
 
     /// The sum of the lengths of the files with weights.
@@ -317,7 +327,8 @@ fn finish(
         let expected = format!("token ids below {vocab_size}");
         return Err(Error::format(path.display(), "eos_token_id", id, expected));
     }
-    Ok(Checkpoint { config: config.model, files: catalog.files, entries, sidecar })
+    let container = if naming == Naming::Gguf { "gguf" } else { "safetensors" };
+    Ok(Checkpoint { config: config.model, files: catalog.files, entries, sidecar, container })
 }
 
 /// A configuration file that has been read.

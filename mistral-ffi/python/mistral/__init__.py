@@ -7,6 +7,7 @@
 ...     print(event.text, end="", flush=True)
 """
 
+from ._chat import ChatStream
 from ._errors import (
     ArgumentError,
     AuditError,
@@ -30,7 +31,7 @@ from ._errors import (
 )
 from ._evidence import audit_verify, verify
 from ._library import build_info, devices, load_library, version
-from ._model import ChatStream, Model
+from ._model import Model, estimate
 from ._session import Event, Generation, Session, TokenLogprob
 from ._steering import Cancel, Progress
 
@@ -65,6 +66,7 @@ __all__ = [
     "audit_verify",
     "build_info",
     "devices",
+    "estimate",
     "load_library",
     "verify",
     "version",
