@@ -8,6 +8,7 @@ use burn::tensor::Device;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use crate::audit::{Attached, AuditLog, AuditOptions, Subject};
 use crate::carried::{self, Alone, open_tokenizer};
 use crate::completion::ChatStyle;
 use crate::config::ModelConfig;
@@ -19,7 +20,7 @@ use crate::kernels::cpu::packed::arm_name;
 use crate::kernels::cpu::pool::Pool;
 use crate::limits::Limits;
 use crate::loader::{self, LoadOptions};
-use crate::provenance::{Report, Verified, VerifyOptions};
+use crate::provenance::{Report, Verified, VerifyOptions, hex};
 use crate::quant::Format;
 use crate::sampler::GENERATOR;
 use crate::session::{Session, SessionOptions};
@@ -55,6 +56,8 @@ pub struct ModelOptions {
     pub tokenizer_version: Option<TokenizerVersion>,
     /// Open the model only if its files are those that a manifest or a signature vouches for; and then read it from what was verified.
     pub verify: Option<VerifyOptions>,
+    /// Write down what runs, on the model and on sessions that have no log of their own.
+    pub audit: Option<AuditOptions>,
 }
 
 impl Default for ModelOptions {
@@ -71,6 +74,7 @@ impl Default for ModelOptions {
             weights: true,
             tokenizer_version: None,
             verify: None,
+            audit: None,
         }
     }
 }
@@ -122,6 +126,7 @@ pub struct Model {
     eos_token_ids: Vec<u32>,
     memory: Arc<Memory>,
     verified: Option<Report>,
+    audit: Option<Attached>,
 }
 
 /// What is in use against the bounds that the host set.
@@ -165,6 +170,9 @@ impl Model {
         let verified =
             options.verify.as_ref().map(|verify| Verified::read(path, verify, control)).transpose()?;
         if !options.weights {
+            if options.audit.is_some() {
+                return Err(Error::argument("audit", "a model without weights", "one that runs"));
+            }
             return Self::open_tokenizer(path, options, verified.as_ref(), device, pool);
         }
         let disk = Files::on_disk();
@@ -190,18 +198,28 @@ impl Model {
         let config = checkpoint.config.clone();
         // Now that everything was read, and before any of it is used.
         verified.as_ref().map(Verified::check_unchanged).transpose()?;
-        Ok(Arc::new(Self {
+        let digests =
+            verified.as_ref().and_then(|verified| verified.digests(checkpoint.files())).map(OnceLock::from);
+        let digests = digests.unwrap_or_default();
+        let mut model = Self {
             path: path.to_owned(),
             options: options.clone(),
             device,
             pool,
-            weights: Some(Weights { config, transformer, checkpoint, digests: OnceLock::new() }),
+            weights: Some(Weights { config, transformer, checkpoint, digests }),
             tokenizer,
             chat_style,
             eos_token_ids,
             memory,
             verified: verified.map(|verified| verified.report),
-        }))
+            audit: None,
+        };
+        if let Some(audit) = &options.audit {
+            let attached = Attached::new(audit, model.subject(control)?)?;
+            attached.opened(model.verified.as_ref().map(Report::summary))?;
+            model.audit = Some(attached);
+        }
+        Ok(Arc::new(model))
     }
 
     /// A tokenizer file, or the one of a folder or GGUF file, without weights: for counting and preparing tokens.
@@ -228,6 +246,7 @@ impl Model {
             chat_style: Some(chat_style),
             memory: Arc::new(Memory::new(options)),
             verified: verified.map(|verified| verified.report.clone()),
+            audit: None,
         }))
     }
 
@@ -254,6 +273,7 @@ impl Model {
             "tokenizer": tokenizer,
             "weights": self.weights.as_ref().map(Weights::info),
             "verified": self.verified.as_ref().map(Report::to_json),
+            "audit": self.audit.as_ref().map(|audit| audit.log().info()),
         })
     }
 
@@ -301,6 +321,26 @@ impl Model {
     /// What was verified when the model was opened, if the options asked for it.
     pub fn verified(&self) -> Option<&Report> {
         self.verified.as_ref()
+    }
+
+    /// The log to which the model is written, if the options asked for one.
+    pub fn audit(&self) -> Option<&Arc<AuditLog>> {
+        self.audit.as_ref().map(Attached::log)
+    }
+
+    pub(crate) fn attached(&self) -> Option<&Attached> {
+        self.audit.as_ref()
+    }
+
+    /// What records say of the model.
+    pub(crate) fn subject(&self, control: &mut Control<'_>) -> Result<Arc<Subject>> {
+        let (os, arch) = (std::env::consts::OS, std::env::consts::ARCH);
+        Ok(Arc::new(Subject {
+            model_digest: hex(&self.digest(control)?),
+            device: self.options.device.clone(),
+            build_id: format!("{}, {arch}-{os}, {}", env!("CARGO_PKG_VERSION"), arm_name()),
+            has_text: self.tokenizer.is_some(),
+        }))
     }
 
     /// Where the model was opened.
@@ -418,10 +458,6 @@ impl Memory {
             }
         }
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn check_threads(threads: Option<usize>) -> Result<()> {

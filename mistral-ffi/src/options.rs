@@ -53,6 +53,7 @@ fn model_fields(fields: &mut Fields) -> Outcome<ModelOptions> {
     options.weights = fields.boolean("weights", options.weights)?;
     options.tokenizer_version = fields.version("tokenizer_version")?;
     options.verify = fields.object("verify")?.map(verification).transpose()?;
+    options.audit = fields.object("audit")?.map(audit).transpose()?;
     Ok(options)
 }
 
@@ -68,7 +69,7 @@ pub(crate) fn audit_verify(text: Option<&str>) -> Outcome<AuditVerifyOptions> {
         }
         Some(other) => return Err(Failure::argument("checkpoints", kind(&other), "a list of checkpoints")),
     };
-    options.checkpoint_key = fields.key("checkpoint_key")?;
+    options.checkpoint_key = fields.audit_key("checkpoint_key")?;
     options.allow_incomplete = fields.boolean("allow_incomplete", false)?;
     fields.finish()?;
     Ok(options)
@@ -79,7 +80,7 @@ fn audit(mut fields: Fields) -> Outcome<AuditOptions> {
     let path = fields.text("path")?;
     let mut options = AuditOptions::new(path.ok_or_else(|| Failure::argument("path", "nothing", "the log"))?);
     options.required = fields.boolean("required", options.required)?;
-    options.key = fields.key("key")?;
+    options.key = fields.audit_key("key")?;
     options.text = fields.boolean("text", options.text)?;
     options.rotate_bytes = fields.unsigned("rotate_bytes")?;
     options.sync = fields.unsigned("sync_every")?.map_or(options.sync, SyncPolicy::Every);
@@ -93,7 +94,7 @@ fn checkpoint(mut fields: Fields) -> Outcome<CheckpointOptions> {
     let path =
         fields.text("path")?.ok_or_else(|| Failure::argument("checkpoint.path", "nothing", "a file"))?;
     let every = fields.unsigned("every")?.unwrap_or(1);
-    let options = CheckpointOptions { path: path.into(), every, key: fields.key("key")? };
+    let options = CheckpointOptions { path: path.into(), every, key: fields.audit_key("key")? };
     fields.finish()?;
     Ok(options)
 }
@@ -150,19 +151,20 @@ pub(crate) fn estimate(text: Option<&str>) -> Outcome<(ModelOptions, SessionOpti
 }
 
 /// The options of `mistral_session_new`.
-pub(crate) fn session(text: Option<&str>) -> Outcome<(SessionOptions, Limits)> {
+pub(crate) fn session(text: Option<&str>) -> Outcome<(SessionOptions, Limits, Option<AuditOptions>)> {
     let mut fields = Fields::read(text)?;
     let context = fields.unsigned("context")?;
     let cache_type = fields.cache_type()?.unwrap_or_default();
     let limits = fields.limits()?;
+    let audit = fields.object("audit")?.map(audit).transpose()?;
     fields.finish()?;
-    Ok((SessionOptions { context, cache_type }, limits))
+    Ok((SessionOptions { context, cache_type }, limits, audit))
 }
 
 /// The options of `mistral_session_save`: the key.
 pub(crate) fn save(text: Option<&str>) -> Outcome<Option<Vec<u8>>> {
     let mut fields = Fields::read(text)?;
-    let key = fields.key()?;
+    let key = fields.key("key")?;
     fields.finish()?;
     Ok(key)
 }
@@ -174,6 +176,7 @@ pub(crate) struct LoadOptions {
     pub(crate) cache_type: Option<CacheType>,
     pub(crate) limits: Limits,
     pub(crate) key: Option<Vec<u8>>,
+    pub(crate) audit: Option<AuditOptions>,
 }
 
 /// The options of `mistral_session_load`.
@@ -183,7 +186,8 @@ pub(crate) fn load(text: Option<&str>) -> Outcome<LoadOptions> {
         context: fields.unsigned("context")?,
         cache_type: fields.cache_type()?,
         limits: fields.limits()?,
-        key: fields.key()?,
+        key: fields.key("key")?,
+        audit: fields.object("audit")?.map(audit).transpose()?,
     };
     fields.finish()?;
     Ok(options)
@@ -199,6 +203,7 @@ pub(crate) fn generate(text: Option<&str>) -> Outcome<GenerateOptions> {
     options.stop_tokens = fields.tokens("stop_tokens")?;
     options.ignore_eos = fields.boolean("ignore_eos", false)?;
     options.show_special = fields.boolean("show_special", false)?;
+    options.caller_ref = fields.text("caller_ref")?;
     fields.finish()?;
     Ok(options)
 }
@@ -335,19 +340,6 @@ impl Fields {
         }
     }
 
-    /// A secret in hexadecimal digits. It is not shown.
-    fn key(&mut self, key: &'static str) -> Outcome<Option<AuditKey>> {
-        let Some(text) = self.text(key)? else { return Ok(None) };
-        let digits: Option<Vec<u8>> =
-            text.chars().map(|c| c.to_digit(16).and_then(|digit| u8::try_from(digit).ok())).collect();
-        let (pairs, rest) = digits.as_deref().unwrap_or_default().as_chunks::<2>();
-        if !rest.is_empty() || pairs.is_empty() {
-            return Err(Failure::argument(key, "text of another kind", "pairs of hexadecimal digits"));
-        }
-        let bytes: Vec<u8> = pairs.iter().map(|[high, low]| high << 4 | low).collect();
-        Ok(Some(AuditKey::new(&bytes)?))
-    }
-
     fn choice<T: Copy>(&mut self, key: &'static str, choices: &[(&str, T)]) -> Outcome<Option<T>> {
         let Some(value) = self.take(key) else { return Ok(None) };
         let found = choices.iter().find(|(name, _)| value.as_str() == Some(name));
@@ -390,19 +382,23 @@ impl Fields {
     }
 
     /// A key in hexadecimal digits (where it has no others, and an even number of at least 32), or else in Base64. It is not quoted.
-    fn key(&mut self) -> Outcome<Option<Vec<u8>>> {
+    fn key(&mut self, name: &'static str) -> Outcome<Option<Vec<u8>>> {
         let expected = "text in hexadecimal digits or Base64, of at least 16 bytes";
-        let text = match self.take("key") {
+        let text = match self.take(name) {
             None => return Ok(None),
             Some(Value::String(text)) => text,
-            Some(other) => return Err(Failure::argument("key", kind(&other), expected)),
+            Some(other) => return Err(Failure::argument(name, kind(&other), expected)),
         };
         let (pairs, odd) = text.as_bytes().as_chunks::<2>();
         let digit = |byte: u8| char::from(byte).to_digit(16).map(|digit| digit as u8);
         let hex = pairs.iter().map(|[high, low]| Some(digit(*high)? << 4 | digit(*low)?));
         let hex = hex.collect::<Option<Vec<u8>>>().filter(|bytes| odd.is_empty() && bytes.len() >= 16);
         let key = hex.or_else(|| BASE64_STANDARD.decode(&text).ok());
-        key.map(Some).ok_or_else(|| Failure::argument("key", "other text", expected))
+        key.map(Some).ok_or_else(|| Failure::argument(name, "other text", expected))
+    }
+
+    fn audit_key(&mut self, name: &'static str) -> Outcome<Option<AuditKey>> {
+        Ok(self.key(name)?.map(|key| AuditKey::new(&key)).transpose()?)
     }
 
     fn version(&mut self, key: &'static str) -> Outcome<Option<TokenizerVersion>> {

@@ -12,7 +12,7 @@ use crate::handle;
 use crate::input::{self, Out};
 use crate::model;
 use crate::options;
-use crate::session::SessionObject;
+use crate::session::{SessionObject, with_audit};
 use crate::types::*;
 
 /// Writes a session into a buffer, for `mistral_session_load`: its tokens, and the keys and values of the
@@ -111,6 +111,7 @@ pub unsafe extern "C" fn mistral_session_load(
         };
         let steering = Steering::new(cancel, progress, user_data)?;
         let session = steering.run(|control| Session::load(model, blob, &load, control))?;
-        SessionObject::give(out, session.with_limits(options.limits))
+        let session = with_audit(session.with_limits(options.limits), options.audit.as_ref())?;
+        SessionObject::give(out, session)
     })
 }

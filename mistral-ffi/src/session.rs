@@ -7,6 +7,7 @@ use std::sync::{Arc, PoisonError, RwLock, TryLockError};
 use serde_json::json;
 
 use mistral_core::Session;
+use mistral_core::audit::AuditOptions;
 
 use crate::buffer::{self, Buffer};
 use crate::failure::{Failure, Outcome};
@@ -120,6 +121,14 @@ impl Drop for Lease {
     }
 }
 
+/// A session that is written to a log of its own, if there are options for one.
+pub(crate) fn with_audit(session: Session, audit: Option<&AuditOptions>) -> Outcome<Session> {
+    Ok(match audit {
+        Some(options) => session.with_audit(options)?,
+        None => session,
+    })
+}
+
 /// Makes an empty session on a model, its cache included.
 ///
 /// `options` is a JSON object: `context` (positions; 4096, or fewer if the model was made for fewer, if not
@@ -146,8 +155,9 @@ pub unsafe extern "C" fn mistral_session_new(
         // SAFETY: the caller's promises of the header.
         let (options, out) =
             unsafe { (input::optional_text("options", options, options_len)?, Out::new("out", out)?) };
-        let (options, limits) = options::session(options)?;
-        SessionObject::give(out, model.session(&options)?.with_limits(limits))
+        let (options, limits, audit) = options::session(options)?;
+        let session = model.session(&options)?.with_limits(limits);
+        SessionObject::give(out, with_audit(session, audit.as_ref())?)
     })
 }
 

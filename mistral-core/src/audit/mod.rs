@@ -257,6 +257,12 @@ impl AuditLog {
         Ok(self.checkpoint_at(link))
     }
 
+    /// Where it is and how far it has come.
+    pub(crate) fn info(&self) -> Value {
+        let path = self.options.path.display().to_string();
+        json!({"path": path, "checkpoint": self.checkpoint().as_ref().map(Checkpoint::to_json)})
+    }
+
     /// What vouches for the log as it is now; `None` while it is empty.
     pub fn checkpoint(&self) -> Option<Checkpoint> {
         let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);

@@ -36,15 +36,6 @@ impl Attached {
         Ok(Self { log: AuditLog::open(options)?, options: Arc::new(options.clone()), subject })
     }
 
-    /// The log to which `options` say, for the same subject.
-    pub fn with(options: &AuditOptions, subject: &Arc<Subject>) -> Result<Self> {
-        Self::new(options, Arc::clone(subject))
-    }
-
-    pub fn subject(&self) -> &Arc<Subject> {
-        &self.subject
-    }
-
     pub fn log(&self) -> &Arc<AuditLog> {
         &self.log
     }
@@ -60,16 +51,20 @@ impl Attached {
     ///
     /// # Errors
     /// [`Error::Audit`] where the log is required and cannot be written: the call must not run.
-    pub fn begin(&self, call: &str, prompt: &[u32], about: About<'_>) -> Result<Call> {
+    pub fn begin(&self, call: &str, prompt: &mut dyn Iterator<Item = u32>, about: About<'_>) -> Result<Call> {
         let mut fields = self.common("begin");
         let mac = self.options.key.as_ref().map(|key| key.mac());
-        let digest = mac.clone().map(|mac| {
-            let mac = prompt.iter().fold(mac, |mac, token| mac.chain_update(token.to_le_bytes()));
-            hex(&mac.finalize().into_bytes())
-        });
+        let (mut digest, mut count) = (mac.clone(), 0u64);
+        for token in prompt {
+            count += 1;
+            if let Some(digest) = &mut digest {
+                digest.update(&token.to_le_bytes());
+            }
+        }
+        let digest = digest.map(|mac| hex(&mac.finalize().into_bytes()));
         fields.insert("call".to_owned(), call.into());
         fields.insert("prompt_hmac".to_owned(), digest.into());
-        fields.insert("prompt_tokens".to_owned(), prompt.len().into());
+        fields.insert("prompt_tokens".to_owned(), count.into());
         fields.insert("options".to_owned(), about.options);
         fields.insert("seed".to_owned(), about.seed.map(|seed| seed.to_string()).into());
         if let Some(reference) = about.caller_ref {

@@ -23,7 +23,7 @@ use sha2::{Digest, Sha256};
 
 use crate::control::{Control, Progress};
 use crate::error::{Error, Result};
-use crate::weights::{Files, MAX_ENTRIES, Mapped, sha256};
+use crate::weights::{FileInfo, Files, MAX_ENTRIES, Mapped, sha256};
 use keys::PublicKey;
 use names::Listing;
 
@@ -88,6 +88,11 @@ pub struct VerifiedSignature {
 }
 
 impl Report {
+    /// What an audit record says of it.
+    pub(crate) fn summary(&self) -> Value {
+        json!({"digest": hex(&self.digest), "key": self.signature.as_ref().map(|signature| &signature.key)})
+    }
+
     /// The report as JSON; its `files` make a manifest.
     pub fn to_json(&self) -> Value {
         let files = self.files.iter();
@@ -171,6 +176,17 @@ impl Verified {
             ignored,
         };
         Ok(Self { report, files: Files::held(root.to_owned(), maps), stamps })
+    }
+
+    /// The digests of these files, if all are among those that were verified.
+    pub fn digests(&self, files: impl Iterator<Item = FileInfo>) -> Option<Vec<[u8; 32]>> {
+        let known: BTreeMap<&PathBuf, [u8; 32]> = self
+            .stamps
+            .iter()
+            .map(|(path, _)| path)
+            .zip(self.report.files.iter().map(|f| f.sha256))
+            .collect();
+        files.map(|file| known.get(&file.path).copied()).collect()
     }
 
     /// Fails if one of the files has been written to or replaced since its digest was computed. What was replaced would not be used, as the
