@@ -10,6 +10,7 @@ use crate::engine::{Admission, Model};
 use crate::error::{Error, Result};
 use crate::generate::{GenerateOptions, Generation};
 use crate::kernels::CacheType;
+use crate::kernels::cpu::pool;
 
 /// Tokens evaluated in one pass: enough to reuse each weight that was read, few enough for the activations to stay in the cache.
 pub const PREFILL_CHUNK: usize = 256;
@@ -205,7 +206,8 @@ impl Session {
         }
         self.poisoned = true;
         let pool = Arc::clone(self.model.pool());
-        let result = pool.scope(|| self.evaluate_chunks(want, control));
+        let cancel = control.cancel_token();
+        let result = pool.scope_until(cancel, || self.evaluate_chunks(want, control));
         self.poisoned = false;
         if result.is_err() {
             self.tokens.truncate(self.cache.len.max(keep));
@@ -224,7 +226,7 @@ impl Session {
                 _ if end == total => Want::Last,
                 _ => Want::Nothing,
             };
-            let logits = self.pass(end, &rows, control)?;
+            let logits = self.pass(end, &rows)?;
             self.logits.clear();
             self.check_finite(&logits)?;
             if let Some(last) = logits.len().checked_sub(vocab_size) {
@@ -248,18 +250,20 @@ impl Session {
         Err(Error::format(self.model.path().display(), key, logits[i], expected))
     }
 
-    /// One forward pass over the tokens up to `end`.
-    fn pass(&mut self, end: usize, want: &Want, control: &mut Control<'_>) -> Result<Vec<f32>> {
+    /// One forward pass over the tokens up to `end`; if it is cancelled, it was not there.
+    fn pass(&mut self, end: usize, want: &Want) -> Result<Vec<f32>> {
         let transformer = &self.model.weights()?.transformer;
         let start = self.cache.len;
         let h = transformer.tok_embeddings.forward(&self.tokens[start..end])?;
-        let h = transformer.forward(h, &mut self.cache, &mut || control.check())?; // [t, dim]
+        let h = transformer.forward(h, &mut self.cache, &mut pool::check)?; // [t, dim]
         let h = match want {
             Want::Nothing => return Ok(Vec::new()),
             Want::Last => h.narrow(0, end - start - 1, 1),
             Want::All => h,
         };
-        read(transformer.logits(h))
+        let logits = read(transformer.logits(h));
+        pool::check().inspect_err(|_| self.cache.len = start)?;
+        logits
     }
 }
 
