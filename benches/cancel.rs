@@ -8,6 +8,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use mistral_core::session::PREFILL_CHUNK;
 use mistral_core::testing::Random;
 use mistral_core::{CancelToken, Control, Error, Model, ModelOptions, Result, SessionOptions};
 
@@ -18,17 +19,12 @@ fn main() -> Result<()> {
     let open = |control: &mut Control<'_>| Model::open(Path::new(path), &ModelOptions::default(), control);
     let model = open(&mut Control::none())?;
     measure("load", rounds, &mut |control| open(control).map(drop))?;
-    let mut session = model.session(&SessionOptions { context: Some(4096), ..SessionOptions::default() })?;
-    for (name, depth, count) in
-        [("prefill of 512", 0, 512), ("prefill of 512 after 3000", 3000, 512), ("decode", 0, 1)]
-    {
-        let ids = |count: usize| (0..count).map(|i| 3 + (i * 7919 % 250) as u32).collect::<Vec<_>>();
+    let mut session = model.session(&SessionOptions { context: Some(512), ..SessionOptions::default() })?;
+    let ids: Vec<u32> = (0..PREFILL_CHUNK).map(|i| 3 + (i * 7919 % 250) as u32).collect();
+    for (name, ids) in [("one pass of prefill", &ids[..]), ("one token", &ids[..1])] {
         measure(name, rounds, &mut |control| {
             session.reset();
-            if depth > 0 {
-                session.prefill(&ids(depth), &mut Control::none())?;
-            }
-            session.prefill(&ids(count), control)
+            session.prefill(ids, control)
         })?;
     }
     Ok(())

@@ -151,7 +151,7 @@ impl Model {
             activation: options.activation,
         };
         let cancel = control.cancel_token();
-        let transformer = pool.scope_until(cancel, || loader::load(&checkpoint, &load, control))?;
+        let transformer = pool.scope(cancel, || loader::load(&checkpoint, &load, control))?;
         let tokenizer =
             checkpoint.tokenizer().map(|source| open_tokenizer(&source)).transpose()?.map(Arc::new);
         let chat_style = tokenizer

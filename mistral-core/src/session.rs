@@ -207,7 +207,7 @@ impl Session {
         self.poisoned = true;
         let pool = Arc::clone(self.model.pool());
         let cancel = control.cancel_token();
-        let result = pool.scope_until(cancel, || self.evaluate_chunks(want, control));
+        let result = pool.scope(cancel, || self.evaluate_chunks(want, control));
         self.poisoned = false;
         if result.is_err() {
             self.tokens.truncate(self.cache.len.max(keep));

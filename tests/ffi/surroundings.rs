@@ -20,7 +20,7 @@ fn nothing_is_read_that_the_host_did_not_name() {
     cc.args(["-lpthread", "-ldl"]).arg(format!("-Wl,-rpath,{}", libraries.display()));
     run(cc.arg("-o").arg(&program));
     // What the standard library, its allocator and crates of numbers look for, if they look.
-    run(Command::new(&program)
-        .arg(&model)
-        .envs(["RUST_MIN_STACK", "RUST_BACKTRACE", "RAYON_NUM_THREADS", "OMP_NUM_THREADS"].map(|name| (name, "7"))));
+    run(Command::new(&program).arg(&model).envs(
+        ["RUST_MIN_STACK", "RUST_BACKTRACE", "RAYON_NUM_THREADS", "OMP_NUM_THREADS"].map(|name| (name, "7")),
+    ));
 }

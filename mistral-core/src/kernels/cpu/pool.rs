@@ -126,14 +126,9 @@ impl Pool {
         self.threads
     }
 
-    /// Runs `f` with this pool as the one that kernels called from it use, its workers held awake.
-    pub fn scope<R>(self: &Arc<Self>, f: impl FnOnce() -> R) -> R {
-        self.scope_until(None, f)
-    }
-
-    /// As [`Pool::scope`]; tasks that have not begun when `cancel` is triggered are left out, so that what they would have computed is missing:
-    /// see [`check`].
-    pub fn scope_until<R>(self: &Arc<Self>, cancel: Option<&CancelToken>, f: impl FnOnce() -> R) -> R {
+    /// Runs `f` with this pool as the one that kernels called from it use, its workers held awake. Tasks that have not begun when `cancel` is
+    /// triggered are left out, so that what they would have computed is missing: see [`check`].
+    pub fn scope<R>(self: &Arc<Self>, cancel: Option<&CancelToken>, f: impl FnOnce() -> R) -> R {
         struct Leave(Arc<Pool>, Option<Current>);
         impl Drop for Leave {
             fn drop(&mut self) {
@@ -314,7 +309,7 @@ mod tests {
             let pool = Arc::new(Pool::new(threads).unwrap());
             for tasks in [0, 1, 2, 7, 1000] {
                 let counts: Vec<AtomicUsize> = (0..tasks).map(|_| AtomicUsize::new(0)).collect();
-                pool.scope(|| run(tasks, &|i| _ = counts[i].fetch_add(1, Ordering::Relaxed)));
+                pool.scope(None, || run(tasks, &|i| _ = counts[i].fetch_add(1, Ordering::Relaxed)));
                 assert!(counts.iter().all(|c| c.load(Ordering::Relaxed) == 1), "{threads} {tasks}");
             }
         }
@@ -351,7 +346,7 @@ mod tests {
         for threads in [1, 3] {
             let pool = Arc::new(Pool::new(threads).unwrap());
             let (token, ran) = (CancelToken::new(), AtomicUsize::new(0));
-            pool.scope_until(Some(&token), || {
+            pool.scope(Some(&token), || {
                 assert!(check().is_ok());
                 run(1000, &|_| {
                     ran.fetch_add(1, Ordering::Relaxed);
@@ -364,7 +359,7 @@ mod tests {
                 run(10, &|_| panic!("work goes on without what it stands on"));
             });
             assert!(check().is_ok());
-            pool.scope_until(Some(&token), || run(10, &|_| _ = ran.fetch_add(1, Ordering::Relaxed)));
+            pool.scope(Some(&token), || run(10, &|_| _ = ran.fetch_add(1, Ordering::Relaxed)));
             assert!(ran.into_inner() > 10);
         }
     }
