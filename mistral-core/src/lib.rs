@@ -8,7 +8,6 @@ mod carried;
 pub mod chat;
 mod completion;
 pub mod config;
-#[cfg(feature = "constraint")]
 pub mod constraint;
 pub mod control;
 pub mod device;
@@ -28,6 +27,7 @@ pub mod tokenizer;
 pub mod transformer;
 pub mod weights;
 
+pub use constraint::ConstraintSpec;
 pub use control::{CancelToken, Control, Progress};
 pub use engine::{Model, ModelOptions};
 pub use error::{Error, Result};
