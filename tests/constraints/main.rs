@@ -245,8 +245,6 @@ fn what_cannot_be_honoured_is_refused_before_anything_is_evaluated() {
         (ConstraintSpec::JsonSchema(json!({"type": "integer", "minimum": 2, "maximum": 1})), "json_schema", false),
         (ConstraintSpec::JsonSchema(deep), "json_schema", false),
         (ConstraintSpec::JsonSchema(json!({"enum": large})), "json_schema", false),
-        (regex(&"(a?){50}".repeat(1500)), "regex", false),
-        (regex("(((a{1,1000}){1,1000}){1,1000}){1,1000}"), "regex", false),
         (regex(&"(".repeat(30_000)), "regex", false),
         (regex(r"(?=a)b"), "regex", false),
         (lark("start: start"), "grammar", false),
@@ -257,7 +255,9 @@ fn what_cannot_be_honoured_is_refused_before_anything_is_evaluated() {
         let shown: String = format!("{spec:?}").chars().take(80).collect();
         let options = GenerateOptions { constraint: Some(spec), ..GenerateOptions::default() };
         let start = Instant::now();
-        let error = session.generate(&[1, 2], &options, &mut Control::none()).map(drop).unwrap_err();
+        let Err(error) = session.generate(&[1, 2], &options, &mut Control::none()).map(drop) else {
+            panic!("accepted {shown}")
+        };
         // Not a measurement: a minute is a hang.
         assert!(start.elapsed().as_secs() < 60, "{shown}");
         let kind = matches!(error, Error::Unsupported { .. });
@@ -271,9 +271,10 @@ fn what_cannot_be_honoured_is_refused_before_anything_is_evaluated() {
 #[test]
 fn heavy_constraints_end_soon() {
     let model = model(&fixture("tokenizer/small.tekken.json"), "tekken.json", None);
-    let regexes = ["(a|aa)+b", "(.*a.{30}){4}", "(x+x+)+y", "(a*)*(b*)*c", "((a{0,300}){0,300}){0,30}", "(?s:.*)"];
+    let regexes = ["(a|aa)+b", "(.*a.{30}){4}", "(x+x+)+y", "(a*)*(b*)*c", "(((a{1,1000}){1,1000}){1,1000}){1,1000}", "(?s:.*)"];
     let lark = ["start: e\ne: e e | \"a\" | e e e", "start: x\nx: \"a\" x \"a\" | \"a\""];
-    let regexes = regexes.iter().map(|text| ConstraintSpec::Regex((*text).to_owned()));
+    let long = ["(a?){50}".repeat(1500), "[a-z]{0,50}[0-9]{0,50}".repeat(500)];
+    let regexes = regexes.map(str::to_owned).into_iter().chain(long).map(ConstraintSpec::Regex);
     for spec in regexes.chain(lark.iter().map(|text| ConstraintSpec::Lark((*text).to_owned()))) {
         let options = GenerateOptions {
             sampling: sampled(1.0, 5),
@@ -283,11 +284,12 @@ fn heavy_constraints_end_soon() {
             ..GenerateOptions::default()
         };
         let start = Instant::now();
+        let shown: String = format!("{spec:?}").chars().take(80).collect();
         match generate(&model, &options) {
             Ok(events) => assert!(matches!(finish(&events), FinishReason::Stop | FinishReason::Length)),
-            Err(error) => assert!(matches!(error, Error::Limit { .. } | Error::Argument { .. }), "{spec:?}: {error}"),
+            Err(error) => assert!(matches!(error, Error::Limit { .. } | Error::Argument { .. }), "{shown}: {error}"),
         }
-        assert!(start.elapsed().as_secs() < 60, "{spec:?}");
+        assert!(start.elapsed().as_secs() < 60, "{shown}");
     }
 }
 
