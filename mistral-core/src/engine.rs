@@ -305,7 +305,8 @@ impl Model {
         let ids = 0..size as u32;
         let tokens = ids.clone().map(|id| bytes(id).unwrap_or_default().into_owned()).collect();
         let leading = ids.filter_map(|id| {
-            let first = tokenizer.token_bytes_at_start(id).filter(|first| bytes(id).is_some_and(|b| b != *first))?;
+            let first =
+                tokenizer.token_bytes_at_start(id).filter(|first| bytes(id).is_some_and(|b| b != *first))?;
             Some((id, first.into_owned()))
         });
         let table = Arc::new(TokenTable::new(tokens, &eos)?.with_leading(leading));

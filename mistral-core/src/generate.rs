@@ -261,9 +261,11 @@ fn constraint(model: &Arc<Model>, options: &GenerateOptions) -> Result<Option<Co
     let mut state = Constraint::new(&model.token_table()?, spec)?.start().show_special(options.show_special);
     for &token in &options.constraint_prefix {
         state.accept(token).map_err(|error| match error {
-            Error::Argument { .. } => {
-                Error::argument("constraint_prefix", "a text that breaks it", "the beginning of one that obeys it")
-            }
+            Error::Argument { .. } => Error::argument(
+                "constraint_prefix",
+                "a text that breaks it",
+                "the beginning of one that obeys it",
+            ),
             other => other,
         })?;
     }

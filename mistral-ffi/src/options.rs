@@ -326,7 +326,10 @@ mod tests {
         assert!(options.ignore_eos && options.show_special);
         for (text, spec) in [
             (r#"{"json_object": true}"#, ConstraintSpec::JsonObject),
-            (r#"{"json_schema": {"type": "null"}}"#, ConstraintSpec::JsonSchema(serde_json::json!({"type": "null"}))),
+            (
+                r#"{"json_schema": {"type": "null"}}"#,
+                ConstraintSpec::JsonSchema(serde_json::json!({"type": "null"})),
+            ),
             (r#"{"json_schema": true, "json_object": false}"#, ConstraintSpec::JsonSchema(Value::Bool(true))),
             (r#"{"regex": "a+"}"#, ConstraintSpec::Regex("a+".to_owned())),
             (r#"{"grammar": "start: \"a\""}"#, ConstraintSpec::Lark("start: \"a\"".to_owned())),

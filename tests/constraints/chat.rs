@@ -12,7 +12,8 @@ fn formats() -> Vec<(String, Arc<Model>)> {
         let name = format!("tokenizer.model.{}", version.as_str());
         all.push((name.clone(), model(&fixture(&format!("chat/{name}")), &name, None)));
     }
-    for (version, specials) in [(Version::V3, 20), (Version::V7, 20), (Version::V11, 34), (Version::V13, 36)] {
+    for (version, specials) in [(Version::V3, 20), (Version::V7, 20), (Version::V11, 34), (Version::V13, 36)]
+    {
         all.push((format!("tekken {}", version.as_str()), tekken(version, specials)));
     }
     all
@@ -20,7 +21,8 @@ fn formats() -> Vec<(String, Arc<Model>)> {
 
 /// The Tekken file of a version, made of the newest one: older ones have fewer control tokens.
 fn tekken(version: Version, specials: usize) -> Arc<Model> {
-    let mut file: Value = serde_json::from_slice(&std::fs::read(fixture("chat/tekken.json")).unwrap()).unwrap();
+    let mut file: Value =
+        serde_json::from_slice(&std::fs::read(fixture("chat/tekken.json")).unwrap()).unwrap();
     file["config"]["version"] = version.as_str().into();
     file["special_tokens"].as_array_mut().unwrap().truncate(specials);
     file.as_object_mut().unwrap().remove("model_settings_builder");
@@ -31,18 +33,22 @@ fn tekken(version: Version, specials: usize) -> Arc<Model> {
 }
 
 fn tools() -> Value {
-    let tool = |name: &str, parameters: Value| {
-        json!({"type": "function", "function": {"name": name, "description": "A tool.", "parameters": parameters}})
-    };
+    let tool = |name: &str, parameters: Value| json!({"type": "function", "function": {"name": name, "description": "A tool.", "parameters": parameters}});
     json!([
-        tool("get", json!({
-            "type": "object", "required": ["city", "days"], "additionalProperties": false,
-            "properties": {"city": {"enum": ["Zürich", "Rabat"]}, "days": {"type": "integer", "minimum": 1, "maximum": 14}},
-        })),
-        tool("get_weather", json!({
-            "$defs": {"flag": {"type": "boolean"}}, "required": ["flags"], "additionalProperties": false,
-            "properties": {"flags": {"type": "array", "items": {"$ref": "#/$defs/flag"}, "maxItems": 2}},
-        })),
+        tool(
+            "get",
+            json!({
+                "type": "object", "required": ["city", "days"], "additionalProperties": false,
+                "properties": {"city": {"enum": ["Zürich", "Rabat"]}, "days": {"type": "integer", "minimum": 1, "maximum": 14}},
+            })
+        ),
+        tool(
+            "get_weather",
+            json!({
+                "$defs": {"flag": {"type": "boolean"}}, "required": ["flags"], "additionalProperties": false,
+                "properties": {"flags": {"type": "array", "items": {"$ref": "#/$defs/flag"}, "maxItems": 2}},
+            })
+        ),
         tool("no-arguments", json!({"type": "object", "properties": {}, "additionalProperties": false})),
     ])
 }
@@ -100,7 +106,8 @@ fn a_required_call_is_a_call_of_a_tool_under_its_schema() {
         let mut called = std::collections::BTreeSet::new();
         let mut several = false;
         for seed in 0..12 {
-            let choice = ask(&model, &request(seed, json!({"tools": tools(), "tool_choice": "any"}))).unwrap();
+            let choice =
+                ask(&model, &request(seed, json!({"tools": tools(), "tool_choice": "any"}))).unwrap();
             assert_eq!(choice["message"]["content"], "", "{name}");
             assert!(calls(&choice).iter().all(is_right), "{name}: {choice}");
             if choice["finish_reason"] != "length" {
@@ -122,7 +129,8 @@ fn a_named_call_and_one_call_at_a_time() {
             for seed in 0..3 {
                 let more = json!({"tools": tools(), "tool_choice": choice, "parallel_tool_calls": parallel});
                 let answer = ask(&model, &request(seed, more)).unwrap();
-                if answer["message"].get("reasoning_content").is_some() && answer["finish_reason"] == "length" {
+                if answer["message"].get("reasoning_content").is_some() && answer["finish_reason"] == "length"
+                {
                     // It was still thinking.
                     continue;
                 }
@@ -189,7 +197,8 @@ fn response_formats_are_honoured() {
             let lark = json!({"type": "lark", "lark": "start: \"yes\" | \"no\""});
             let tools = json!({"response_format": format, "tools": tools()});
             let object = json!({"response_format": {"type": "json_object"}});
-            let is_object = |text: &str| serde_json::from_str::<Value>(text).is_ok_and(|value| value.is_object());
+            let is_object =
+                |text: &str| serde_json::from_str::<Value>(text).is_ok_and(|value| value.is_object());
             let checks: [(Value, Check); 5] = [
                 (json!({"response_format": format}), Box::new(obeys_the_schema)),
                 (json!({"response_format": regex}), matches("[ab]{3}/\\d")),
@@ -261,8 +270,12 @@ fn every_choice_obeys() {
     let model = tekken(Version::V7, 20);
     let format = json!({"type": "regex", "regex": "[a-z]{8}"});
     let answer = ask_plain(&model, &request(0, json!({"n": 3, "response_format": format}))).unwrap();
-    let texts: Vec<&str> =
-        answer["choices"].as_array().unwrap().iter().map(|c| c["message"]["content"].as_str().unwrap()).collect();
+    let texts: Vec<&str> = answer["choices"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|c| c["message"]["content"].as_str().unwrap())
+        .collect();
     assert!(texts.len() == 3 && texts.iter().all(|text| matches("[a-z]{8}")(text)), "{texts:?}");
     assert!(texts[0] != texts[1] && texts[1] != texts[2], "{texts:?}");
 }
@@ -273,24 +286,39 @@ fn what_a_request_cannot_have_is_named_by_its_path() {
         let function = json!({"name": "f", "parameters": parameters});
         json!([tools()[0], {"type": "function", "function": function}])
     };
-    let format = |schema: Value| {
-        json!({"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}})
-    };
+    let format = |schema: Value| json!({"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}});
     let (new, template) = (tekken(Version::V13, 36), template());
     let old = model(&fixture("chat/tokenizer.model.v1"), "tokenizer.model.v1", None);
-    let prefix = json!([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "{", "prefix": true}]);
+    let prefix =
+        json!([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "{", "prefix": true}]);
     for (model, more, path) in [
-        (&new, format(json!({"properties": {"a": {"uniqueItems": true}}})), "response_format.json_schema.schema.properties.a"),
-        (&new, format(json!({"allOf": [{"type": "null"}, {"type": "array"}]})), "response_format.json_schema.schema"),
+        (
+            &new,
+            format(json!({"properties": {"a": {"uniqueItems": true}}})),
+            "response_format.json_schema.schema.properties.a",
+        ),
+        (
+            &new,
+            format(json!({"allOf": [{"type": "null"}, {"type": "array"}]})),
+            "response_format.json_schema.schema",
+        ),
         (&new, json!({"response_format": {"type": "regex", "regex": "("}}), "response_format.regex"),
         (&new, json!({"response_format": {"type": "lark", "lark": "start"}}), "response_format.lark"),
         (&new, json!({"tools": wrong_tool(json!({"not": {}}))}), "tools[1].function.parameters"),
         (&new, json!({"tools": wrong_tool(json!({"type": "string"}))}), "tools[1].function.parameters.type"),
-        (&new, json!({"tools": wrong_tool(json!({"$ref": "#/nowhere"})), "tool_choice": "any"}), "tools[1].function.parameters"),
+        (
+            &new,
+            json!({"tools": wrong_tool(json!({"$ref": "#/nowhere"})), "tool_choice": "any"}),
+            "tools[1].function.parameters",
+        ),
         (&old, json!({"tools": tools(), "tool_choice": "any"}), "tool_choice"),
         (&template, json!({"tools": tools(), "tool_choice": "required"}), "tool_choice"),
         (&template, json!({"tools": tools(), "parallel_tool_calls": false}), "parallel_tool_calls"),
-        (&template, json!({"messages": prefix, "response_format": {"type": "json_object"}}), "response_format"),
+        (
+            &template,
+            json!({"messages": prefix, "response_format": {"type": "json_object"}}),
+            "response_format",
+        ),
     ] {
         let error = ask_plain(model, &request(0, more.clone())).expect_err(path);
         let typed = matches!(error, Error::Argument { .. } | Error::Unsupported { .. });

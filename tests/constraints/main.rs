@@ -57,8 +57,7 @@ fn temp() -> TempFolder {
 }
 
 fn open(path: &Path, version: Option<TokenizerVersion>) -> Arc<Model> {
-    let options =
-        ModelOptions { threads: Some(1), tokenizer_version: version, ..ModelOptions::default() };
+    let options = ModelOptions { threads: Some(1), tokenizer_version: version, ..ModelOptions::default() };
     Model::open(path, &options, &mut Control::none()).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
@@ -81,8 +80,10 @@ fn model(file: &Path, name: &str, version: Option<TokenizerVersion>) -> Arc<Mode
 }
 
 fn all_models() -> Vec<(String, Arc<Model>)> {
-    let mut all: Vec<_> =
-        TOKENIZERS.iter().map(|(file, name)| ((*file).to_owned(), model(&fixture(file), name, None))).collect();
+    let mut all: Vec<_> = TOKENIZERS
+        .iter()
+        .map(|(file, name)| ((*file).to_owned(), model(&fixture(file), name, None)))
+        .collect();
     let folder = temp();
     let path = folder.path().join("bytes.gguf");
     write_random_gguf(&path, &tiny(300), Format::F32, 1).unwrap();
@@ -91,7 +92,13 @@ fn all_models() -> Vec<(String, Arc<Model>)> {
 }
 
 fn sampled(temperature: f32, seed: u64) -> SamplingParams {
-    SamplingParams { temperature, seed, logprobs: Some(1), frequency_penalty: 0.5, ..SamplingParams::default() }
+    SamplingParams {
+        temperature,
+        seed,
+        logprobs: Some(1),
+        frequency_penalty: 0.5,
+        ..SamplingParams::default()
+    }
 }
 
 fn generate(model: &Arc<Model>, options: &GenerateOptions) -> Result<Vec<Event>, Error> {
@@ -136,7 +143,10 @@ fn obeys_the_schema(text: &str) -> bool {
     let name = object.get("name").and_then(Value::as_str).is_some_and(|name| name.chars().count() <= 4);
     let kind = object.get("kind").is_some_and(|kind| kind.is_null() || kind == "猫" || kind == " dog");
     let tags = object.get("tags").and_then(Value::as_array);
-    object.len() == 3 && name && kind && tags.is_some_and(|tags| tags.len() <= 2 && tags.iter().all(Value::is_boolean))
+    object.len() == 3
+        && name
+        && kind
+        && tags.is_some_and(|tags| tags.len() <= 2 && tags.iter().all(Value::is_boolean))
 }
 
 /// The constraints of the matrix. Texts that begin with a space are what tokenizers with a space before the text could get wrong.
@@ -221,7 +231,8 @@ fn the_end_of_the_constraint_is_the_end_of_the_answer() {
         let constraint = Some(ConstraintSpec::Regex(regex.to_owned()));
         let bias = vec![(2, 100.0)];
         let sampling = SamplingParams { logit_bias: bias, ..SamplingParams::greedy() };
-        generate(&model, &GenerateOptions { constraint, ignore_eos, sampling, ..GenerateOptions::default() }).unwrap()
+        generate(&model, &GenerateOptions { constraint, ignore_eos, sampling, ..GenerateOptions::default() })
+            .unwrap()
     };
     let whole = of("abc", false);
     assert_eq!((text(&whole).as_str(), finish(&whole)), ("abc", FinishReason::Stop));
@@ -242,7 +253,11 @@ fn what_cannot_be_honoured_is_refused_before_anything_is_evaluated() {
     let regex = |text: &str| ConstraintSpec::Regex(text.to_owned());
     for (spec, name, unsupported) in [
         (ConstraintSpec::JsonSchema(json!({"not": {}})), "json_schema", true),
-        (ConstraintSpec::JsonSchema(json!({"type": "integer", "minimum": 2, "maximum": 1})), "json_schema", false),
+        (
+            ConstraintSpec::JsonSchema(json!({"type": "integer", "minimum": 2, "maximum": 1})),
+            "json_schema",
+            false,
+        ),
         (ConstraintSpec::JsonSchema(deep), "json_schema", false),
         (ConstraintSpec::JsonSchema(json!({"enum": large})), "json_schema", false),
         (regex(&"(".repeat(30_000)), "regex", false),
@@ -261,7 +276,9 @@ fn what_cannot_be_honoured_is_refused_before_anything_is_evaluated() {
         // Not a measurement: a minute is a hang.
         assert!(start.elapsed().as_secs() < 60, "{shown}");
         let kind = matches!(error, Error::Unsupported { .. });
-        assert!(kind == unsupported && (kind || matches!(error, Error::Argument { .. } | Error::Limit { .. })));
+        assert!(
+            kind == unsupported && (kind || matches!(error, Error::Argument { .. } | Error::Limit { .. }))
+        );
         assert!(error.to_string().contains(name), "{shown}: {error}");
         assert!(session.tokens().is_empty(), "{shown}");
     }
@@ -271,7 +288,14 @@ fn what_cannot_be_honoured_is_refused_before_anything_is_evaluated() {
 #[test]
 fn heavy_constraints_end_soon() {
     let model = model(&fixture("tokenizer/small.tekken.json"), "tekken.json", None);
-    let regexes = ["(a|aa)+b", "(.*a.{30}){4}", "(x+x+)+y", "(a*)*(b*)*c", "(((a{1,1000}){1,1000}){1,1000}){1,1000}", "(?s:.*)"];
+    let regexes = [
+        "(a|aa)+b",
+        "(.*a.{30}){4}",
+        "(x+x+)+y",
+        "(a*)*(b*)*c",
+        "(((a{1,1000}){1,1000}){1,1000}){1,1000}",
+        "(?s:.*)",
+    ];
     let lark = ["start: e\ne: e e | \"a\" | e e e", "start: x\nx: \"a\" x \"a\" | \"a\""];
     let long = ["(a?){50}".repeat(1500), "[a-z]{0,50}[0-9]{0,50}".repeat(500)];
     let regexes = regexes.map(str::to_owned).into_iter().chain(long).map(ConstraintSpec::Regex);
@@ -287,7 +311,9 @@ fn heavy_constraints_end_soon() {
         let shown: String = format!("{spec:?}").chars().take(80).collect();
         match generate(&model, &options) {
             Ok(events) => assert!(matches!(finish(&events), FinishReason::Stop | FinishReason::Length)),
-            Err(error) => assert!(matches!(error, Error::Limit { .. } | Error::Argument { .. }), "{shown}: {error}"),
+            Err(error) => {
+                assert!(matches!(error, Error::Limit { .. } | Error::Argument { .. }), "{shown}: {error}")
+            }
         }
         assert!(start.elapsed().as_secs() < 60, "{shown}");
     }

@@ -93,8 +93,9 @@ impl<'t> Grammar<'t> {
         if self.version < Version::V2 && required {
             return Err(Error::unsupported("field", "tool_choice", "none: v1 has no tools"));
         }
-        let may_call =
-            self.version >= Version::V2 && request.tool_choice != ToolChoice::None && !request.tools.is_empty();
+        let may_call = self.version >= Version::V2
+            && request.tool_choice != ToolChoice::None
+            && !request.tools.is_empty();
         if may_call {
             self.calls(request)?;
         }

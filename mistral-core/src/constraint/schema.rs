@@ -67,7 +67,11 @@ fn check_depth(schema: &Value, name: &str) -> Result<()> {
     let mut pending = vec![(schema, 1)];
     while let Some((value, depth)) = pending.pop() {
         if depth > MAX_DEPTH {
-            return Err(Error::limit(format!("depth of {name}"), format!("more than {MAX_DEPTH}"), MAX_DEPTH));
+            return Err(Error::limit(
+                format!("depth of {name}"),
+                format!("more than {MAX_DEPTH}"),
+                MAX_DEPTH,
+            ));
         }
         match value {
             Value::Object(object) => pending.extend(object.values().map(|child| (child, depth + 1))),

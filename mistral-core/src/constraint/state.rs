@@ -156,7 +156,8 @@ impl ConstraintState {
 
     /// Whether the answer must end here: it is whole, and nothing can follow.
     pub fn is_complete(&self) -> bool {
-        let complete = matches!(self.matcher.stop_reason(), StopReason::NoExtension | StopReason::EndOfSentence);
+        let complete =
+            matches!(self.matcher.stop_reason(), StopReason::NoExtension | StopReason::EndOfSentence);
         self.ended || (complete && self.trigger.is_none())
     }
 

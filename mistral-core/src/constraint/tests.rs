@@ -446,12 +446,18 @@ fn a_part_that_is_wrong_is_named_by_its_path() {
         let grammar = "start: @good @bad".to_owned();
         Constraint::new(&table(), &ConstraintSpec::Composed(Composed { grammar, parts, trigger: None }))
     };
-    let Err(Error::Argument { name, .. }) = wrong(ConstraintSpec::JsonSchema(json!(false))) else { panic!("accepted") };
+    let Err(Error::Argument { name, .. }) = wrong(ConstraintSpec::JsonSchema(json!(false))) else {
+        panic!("accepted")
+    };
     assert_eq!(name, "tools[1].function.parameters");
-    let Err(Error::Argument { name, .. }) = wrong(ConstraintSpec::Regex("(".into())) else { panic!("accepted") };
+    let Err(Error::Argument { name, .. }) = wrong(ConstraintSpec::Regex("(".into())) else {
+        panic!("accepted")
+    };
     assert_eq!(name, "tools[1].function.parameters");
     let schema = json!({"items": {"uniqueItems": true}});
-    let Err(Error::Unsupported { what, .. }) = wrong(ConstraintSpec::JsonSchema(schema)) else { panic!("accepted") };
+    let Err(Error::Unsupported { what, .. }) = wrong(ConstraintSpec::JsonSchema(schema)) else {
+        panic!("accepted")
+    };
     assert_eq!(what, "keyword at tools[1].function.parameters.items");
 }
 
