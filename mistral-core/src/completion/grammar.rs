@@ -22,24 +22,32 @@ const NEVER: f32 = -100.0;
 /// # Errors
 /// A field that the model cannot honour, by its path. Schemas are checked when the generation begins.
 pub(super) fn constrain(model: &Model, request: &ChatRequest, options: &mut GenerateOptions) -> Result<()> {
-    let ChatStyle::Mistral(format) = model.chat_style()? else {
-        options.constraint = of_template(request)?;
-        return Ok(());
-    };
     let tokenizer = model.tokenizer()?;
-    let version = format.version();
-    if request.tool_choice == ToolChoice::None && !request.tools.is_empty() {
-        if let Some(token) = tokenizer.special("[TOOL_CALLS]") {
-            options.sampling.logit_bias.retain(|(biased, _)| *biased != token);
-            options.sampling.logit_bias.push((token, NEVER));
-        }
+    let calls = tokenizer.special("[TOOL_CALLS]");
+    let template = !matches!(model.chat_style()?, ChatStyle::Mistral(_));
+    // Some templates write Mistral's own formats.
+    let version = model.answer_version()?.filter(|_| !template || calls.is_some());
+    if let (ToolChoice::None, Some(calls), Some(_), false) =
+        (&request.tool_choice, calls, version, request.tools.is_empty())
+    {
+        options.sampling.logit_bias.retain(|(biased, _)| *biased != calls);
+        options.sampling.logit_bias.push((calls, NEVER));
     }
-    options.constraint = Grammar::new(tokenizer, version).of_request(request)?.map(ConstraintSpec::Composed);
+    let composed = match version {
+        Some(version) => Grammar::new(tokenizer, version).of_request(request)?,
+        None => of_template(request)?,
+    };
+    let goes_on = request.messages.last().is_some_and(|message| message.prefix);
+    if template && goes_on && composed.as_ref().is_some_and(|composed| composed.trigger.is_none()) {
+        let found = "response_format or tool_choice, and a message that a template's answer goes on from";
+        return Err(Error::unsupported("fields", found, "one of both"));
+    }
+    options.constraint = composed.map(ConstraintSpec::Composed);
     Ok(())
 }
 
-/// The answers of templates are read as text: no call is seen in them.
-fn of_template(request: &ChatRequest) -> Result<Option<ConstraintSpec>> {
+/// For the templates of others, in whose answers no call is seen.
+fn of_template(request: &ChatRequest) -> Result<Option<Composed>> {
     let refused = |field: &str, supported: &str| Err(Error::unsupported("field", field, supported));
     let auto = matches!(request.tool_choice, ToolChoice::Auto | ToolChoice::None);
     if !auto {
@@ -51,12 +59,12 @@ fn of_template(request: &ChatRequest) -> Result<Option<ConstraintSpec>> {
     if !request.parallel_tool_calls && !request.tools.is_empty() {
         return refused("parallel_tool_calls", "true, with this model's template");
     }
-    let Some(answer) = answer(request)? else { return Ok(None) };
-    if request.messages.last().is_some_and(|message| message.prefix) {
-        return refused("response_format", "text, where a template's answer goes on from a message");
-    }
-    let grammar = "start: @answer\n".to_owned();
-    Ok(Some(ConstraintSpec::Composed(Composed { grammar, parts: vec![answer], trigger: None })))
+    let answer = answer(request)?;
+    Ok(answer.map(|answer| Composed {
+        grammar: "start: @answer\n".to_owned(),
+        parts: vec![answer],
+        trigger: None,
+    }))
 }
 
 /// The grammar called `answer` for the response format.
