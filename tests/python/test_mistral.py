@@ -532,6 +532,58 @@ class Generating(WithModel):
             self.assertIn(name, str(caught.exception))
         self.assertEqual(session.stats["tokens"], 0)  # Nothing was evaluated, and the session is free.
 
+    def test_constraints_are_obeyed(self):
+        schema = {
+            "type": "object",
+            "properties": {"kind": {"enum": ["cat", "dög"]}, "count": {"type": "integer", "minimum": 0, "maximum": 99}},
+            "required": ["kind", "count"],
+            "additionalProperties": False,
+        }
+        for seed in range(5):
+            options = {"max_tokens": 200, "temperature": 5.0, "seed": seed}
+
+            def text(**constraint):
+                events = list(self.session().generate([1], **options, **constraint))
+                self.assertEqual(events[-1].finish_reason, "stop")
+                return "".join(event.text for event in events)
+
+            value = json.loads(text(json_schema=schema))
+            self.assertEqual(list(value), ["kind", "count"])
+            self.assertIn(value["kind"], ("cat", "dög"))
+            self.assertIn(value["count"], range(100))
+            self.assertRegex(text(regex=r"(he|ll){2}-\d{3}"), r"^(he|ll){2}-\d{3}$")
+            self.assertIn(text(grammar='start: "yes" | "no"'), ("yes", "no"))
+        events = list(self.session().generate([1], max_tokens=9, json_object=True))
+        self.assertEqual(events[0].text, "{")
+
+    def test_constraints_that_cannot_be_honoured_are_refused(self):
+        session, deep = self.session(), {"type": "null"}
+        for _ in range(200):
+            deep = {"items": deep}
+        for options, error, name in [
+            ({"json_schema": {"not": {}}}, mistral.UnsupportedError, "json_schema"),
+            ({"json_schema": {"type": "elephant"}}, mistral.ArgumentError, "json_schema"),
+            ({"json_schema": {"allOf": [{"type": "null"}, {"type": "string"}]}}, mistral.ArgumentError, "json_schema"),
+            ({"json_schema": deep}, mistral.LimitError, "json_schema"),
+            ({"json_schema": {"const": "x" * (2 << 20)}}, mistral.LimitError, "json_schema"),
+            ({"regex": "("}, mistral.ArgumentError, "regex"),
+            ({"regex": ""}, mistral.ArgumentError, "regex"),
+            ({"regex": "a" * 70_000}, mistral.LimitError, "regex"),
+            ({"grammar": "start: start"}, mistral.ArgumentError, "grammar"),
+            ({"grammar": "start: " + "(" * 50_000}, mistral.ArgumentError, "grammar"),
+            ({"json_object": True, "regex": "a"}, mistral.ArgumentError, "regex"),
+        ]:
+            with self.subTest(str(options)[:60]), self.assertRaises(error) as caught:
+                session.generate([1], **options)
+            self.assertIn(name, str(caught.exception))
+        self.assertEqual(session.stats["tokens"], 0)
+
+    def test_a_constraint_of_too_much_work_ends_in_a_limit(self):
+        options = {"grammar": 'start: e\ne: e e e | e e | "a"', "ignore_eos": True, "max_tokens": 2000}
+        with self.assertRaises(mistral.LimitError), self.session(context=4096).generate([1], **options) as generation:
+            for _ in generation:
+                pass
+
     def test_cancel_from_another_thread(self):
         cancel, session = mistral.Cancel(), self.session()
         events, others = [], []
