@@ -21,5 +21,7 @@ mod model;
 mod options;
 mod session;
 mod status;
+#[doc(hidden)]
+pub mod testing;
 mod text;
 mod types;

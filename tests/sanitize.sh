@@ -1,0 +1,68 @@
+#!/usr/bin/env bash
+# Runs the C programs of tests/c on a library built with a sanitizer: tests/sanitize.sh [address] [thread]
+# Each builds all dependencies once more, into target/sanitize (about ten minutes on two cores). x86-64 Linux; needs cc and setarch.
+#
+# The sanitizers' runtimes come with Rust. RUSTC_BOOTSTRAP is what lets a stable compiler use them; nothing that is shipped is built so. The
+# standard library itself is not instrumented: AddressSanitizer sees its allocations all the same, and tsan_edges.c says what ThreadSanitizer
+# has to be told about it.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+target=x86_64-unknown-linux-gnu
+runtimes=$(rustc --print sysroot)/lib/rustlib/$target/lib
+out=target/sanitize
+model=target/tmp/tiny.gguf
+
+build() {
+    RUSTC_BOOTSTRAP=1 RUSTFLAGS="-Zsanitizer=$1 -Cforce-frame-pointers=yes" \
+        CARGO_PROFILE_RELEASE_OPT_LEVEL=1 CARGO_PROFILE_RELEASE_DEBUG=line-tables-only \
+        cargo rustc --release -p mistral-ffi --lib --crate-type staticlib --target $target --target-dir "$out/$1"
+}
+
+# compile NAME SANITIZER FILE...: tests/c/NAME.c with the library and the runtime
+compile() {
+    local name=$1 sanitizer=$2
+    shift 2
+    cc -std=c99 -O1 -g -Iinclude "tests/c/$name.c" "$@" "$out/$sanitizer/$target/release/libmistral.a" \
+        -Wl,--whole-archive "$runtimes/librustc-stable_rt.${sanitizer:0:1}san.a" -Wl,--no-whole-archive \
+        -rdynamic -lpthread -ldl -lm -lrt -lresolv -o "$out/$name-$sanitizer"
+}
+
+address() {
+    export ASAN_OPTIONS=detect_leaks=1:detect_stack_use_after_return=1:strict_string_checks=1
+    for name in interface refusals cancel stress; do compile $name address; done
+    "$out/interface-address" $model target/tmp
+    "$out/refusals-address" $model
+    "$out/cancel-address" $model
+    "$out/stress-address" $model 64 100
+}
+
+# The name of the one function of std whose mangled name matches.
+std() {
+    nm "$out/thread/$target/release/libmistral.a" 2>/dev/null | awk -v pattern="$1" '$2 == "T" && $3 ~ pattern { print $3; exit }'
+}
+
+thread() {
+    local flags=(tests/c/tsan_edges.c -Wl,--wrap=__tsan_atomic64_fetch_sub) name symbol
+    for name in LOCK:mutex5futex.*14lock_contended READ:rwlock5futex.*14read_contended WRITE:rwlock5futex.*15write_contended \
+        WAIT:7condvar5futex.*Condvar4wait ONCE:4once5futex.*4Once4call; do
+        symbol=$(std "${name#*:}")
+        [[ $symbol ]] || { echo "std has no ${name#*:}: has it changed?" >&2; exit 1; }
+        flags+=("-D${name%%:*}=$symbol" "-Wl,--wrap=$symbol")
+    done
+    export TSAN_OPTIONS=halt_on_error=0:history_size=4
+    for name in stress cancel; do
+        compile $name thread "${flags[@]}"
+    done
+    # Its shadow memory has no place for addresses that are randomised as far as newer kernels do.
+    setarch -R "$out/cancel-thread" $model
+    setarch -R "$out/stress-thread" $model 64 100
+}
+
+cargo test --release -p mistral-ffi --test reliability -- --ignored --quiet write_the_tiny_model
+for sanitizer in "${@:-address thread}"; do
+    for one in $sanitizer; do
+        build "$one"
+        "$one"
+        echo "$one: no error"
+    done
+done
