@@ -13,7 +13,7 @@ out=target/sanitize
 model=target/tmp/tiny.gguf
 
 build() {
-    RUSTC_BOOTSTRAP=1 RUSTFLAGS="-Zsanitizer=$1 -Cforce-frame-pointers=yes" \
+    RUSTC_BOOTSTRAP=1 RUSTFLAGS="-Zsanitizer=$1 -Cunsafe-allow-abi-mismatch=sanitizer -Cforce-frame-pointers=yes" \
         CARGO_PROFILE_RELEASE_OPT_LEVEL=1 CARGO_PROFILE_RELEASE_DEBUG=line-tables-only \
         cargo rustc --release -p mistral-ffi --lib --crate-type staticlib --target $target --target-dir "$out/$1"
 }
@@ -34,6 +34,7 @@ address() {
     "$out/refusals-address" $model
     "$out/cancel-address" $model
     "$out/stress-address" $model 64 100
+    "$out/stress-address" $model 64 100 '{"threads": 3, "quantize": "q4_0"}'
 }
 
 # The name of the one function of std whose mangled name matches.
@@ -56,6 +57,7 @@ thread() {
     # Its shadow memory has no place for addresses that are randomised as far as newer kernels do.
     setarch -R "$out/cancel-thread" $model
     setarch -R "$out/stress-thread" $model 64 100
+    setarch -R "$out/stress-thread" $model 64 100 '{"threads": 3, "quantize": "q4_0"}'
 }
 
 cargo test --release -p mistral-ffi --test reliability -- --ignored --quiet write_the_tiny_model

@@ -1,6 +1,6 @@
 /*
- * Threads with short sessions on one model that cancel each other at random: stress MODEL THREADS SESSIONS. An answer that was not cancelled
- * must be the one that the same session gives alone. Prints nothing unless it fails.
+ * Threads with short sessions on one model that cancel each other at random: stress MODEL THREADS SESSIONS [OPTIONS]. An answer that was not
+ * cancelled must be the one that the same session gives alone. OPTIONS are the model's. Prints nothing unless it fails.
  */
 #define _GNU_SOURCE
 #include "check.h"
@@ -111,12 +111,14 @@ static void *work(void *argument) {
 int main(int argc, char **argv) {
   pthread_t ids[MAX_THREADS];
   worker workers[MAX_THREADS], alone = {-1, 1, 0, 0};
+  const char *options;
   int i, finished = 0, cancelled = 0;
-  CHECK(argc == 4);
+  CHECK(argc >= 4);
+  options = argc > 4 ? argv[4] : "{\"threads\": 3}";
   threads = atoi(argv[2]);
   sessions = atoi(argv[3]);
   CHECK(threads > 0 && threads <= MAX_THREADS);
-  OK(mistral_model_open(argv[1], strlen(argv[1]), "{\"threads\": 3}", 14, NULL, NULL, NULL, &model));
+  OK(mistral_model_open(argv[1], strlen(argv[1]), options, strlen(options), NULL, NULL, NULL, &model));
   for (i = 0; i < PROMPTS; i++) run(&alone, (uint32_t)i, 1, NULL);
   for (i = 0; i < threads; i++) OK(mistral_cancel_new(&cancels[i]));
   for (i = 0; i < threads; i++) {

@@ -50,6 +50,11 @@ fn many_threads_with_short_sessions_on_one_model() {
 }
 
 #[test]
+fn a_process_forks_while_its_threads_run_a_model() {
+    Program::new("forks").run(&["200"]);
+}
+
+#[test]
 fn opening_and_freeing_leaves_nothing_behind() {
     Program::new("soak").run(&["500"]);
 }
@@ -90,19 +95,21 @@ fn valgrind_finds_no_error_and_no_lost_byte() {
         eprintln!("valgrind is not installed: not run");
         return;
     }
-    for example in ["generate", "chat"] {
-        let folder = temp();
-        let model = folder.path().join("tiny.gguf");
-        write_tiny_model(&model);
-        let program = compile(folder.path(), &repository().join(format!("examples/{example}.c")), "c99");
+    let memcheck = |program: &Path, arguments: &[&str]| {
         let mut valgrind = Command::new("valgrind");
-        valgrind.args([
-            "--quiet",
-            "--leak-check=full",
-            "--errors-for-leak-kinds=definite",
-            "--error-exitcode=9",
-        ]);
-        let output = run(valgrind.arg(program).arg(&model).args(["hello", "8"]));
-        assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{example}");
+        valgrind.args(["--quiet", "--leak-check=full", "--error-exitcode=9"]);
+        valgrind.args(["--show-leak-kinds=definite", "--errors-for-leak-kinds=definite"]);
+        let model = program.with_file_name("tiny.gguf");
+        let output = run(valgrind.arg(program).arg(model).args(arguments));
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{}", program.display());
+    };
+    for name in ["generate", "chat"] {
+        let folder = temp();
+        write_tiny_model(&folder.path().join("tiny.gguf"));
+        let source = repository().join(format!("examples/{name}.c"));
+        memcheck(&compile(folder.path(), &source, "c99"), &["hello", "8"]);
     }
+    memcheck(&Program::new("refusals").path, &[]);
+    memcheck(&Program::new("cancel").path, &[]);
+    memcheck(&Program::new("stress").path, &["8", "4", r#"{"threads": 2, "quantize": "q4_0"}"#]);
 }
