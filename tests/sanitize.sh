@@ -30,7 +30,7 @@ compile() {
 address() {
     export ASAN_OPTIONS=detect_leaks=1:detect_stack_use_after_return=1:strict_string_checks=1
     for name in interface refusals cancel stress; do compile $name address; done
-    "$out/interface-address" $model target/tmp
+    "$out/interface-address" $model target/tmp tests/fixtures/chat/tokenizer.model.v3
     "$out/refusals-address" $model
     "$out/cancel-address" $model
     "$out/stress-address" $model 64 100

@@ -18,7 +18,8 @@ fn the_interface_does_what_its_header_says() {
     write_tiny_model(&model);
     for standard in ["c99", "c11"] {
         let program = compile(folder.path(), &repository().join("tests/c/interface.c"), standard);
-        silent(Command::new(&program).arg(&model).arg(folder.path()));
+        let tokenizer = repository().join("tests/fixtures/chat/tokenizer.model.v3");
+        silent(Command::new(&program).arg(&model).arg(folder.path()).arg(tokenizer));
     }
 }
 
