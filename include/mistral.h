@@ -831,9 +831,9 @@ mistral_status mistral_chat(const struct mistral_model *MISTRAL_NONNULL model,
  * Turns a chat-completions request into the tokens that the model reads for it. Of the request, `messages`,
  * `tools`, `response_format` and `reasoning_effort` change them; the other fields are checked.
  *
- * `options` is a JSON object: `mode` (`"test"`, the default; `"serving"`, `"finetuning"`, `"agnostic"`: the rules of how a
- * conversation may end, by their names in mistral-common), `local_time` (seconds since 1970 in local time,
- * for the templates that write the date).
+ * `options` is a JSON object: `mode` (`"test"`, the default; `"serving"`, `"finetuning"`, `"agnostic"`: the
+ * rules of how a conversation may end, by their names in mistral-common), `local_time` (seconds since 1970
+ * in local time, for the templates that write the date).
  *
  * `*count` is written also with `MISTRAL_E_BUFFER_TOO_SMALL`: the number of tokens that there are.
  *
@@ -857,8 +857,9 @@ mistral_status mistral_chat_encode(const struct mistral_model *MISTRAL_NONNULL m
 
 /**
  * Turns a chat-completions request into the text that the model reads for it, control tokens by their
- * names. It is for people: the tokens of this text may be others than those of `mistral_chat_encode`.
- * Options as for that function.
+ * names, as mistral-common shows it: of a SentencePiece vocabulary the pieces, with U+2581 for a space. It is
+ * for people: the tokens of this text may be others than those of `mistral_chat_encode`. Options as for that
+ * function.
  *
  * Ownership: the caller frees `*out` with `mistral_buf_free`.
  * Encoding: `request` and `options` are UTF-8 JSON, the text is UTF-8.

@@ -12,10 +12,17 @@ runtimes=$(rustc --print sysroot)/lib/rustlib/$target/lib
 out=target/sanitize
 model=target/tmp/tiny.gguf
 
-build() {
-    RUSTC_BOOTSTRAP=1 RUSTFLAGS="-Zsanitizer=$1 -Cunsafe-allow-abi-mismatch=sanitizer -Cforce-frame-pointers=yes" \
+# sanitized SANITIZER COMMAND ARGUMENT...: cargo with that sanitizer
+sanitized() {
+    local sanitizer=$1
+    shift
+    RUSTC_BOOTSTRAP=1 RUSTFLAGS="-Zsanitizer=$sanitizer -Cunsafe-allow-abi-mismatch=sanitizer -Cforce-frame-pointers=yes" \
         CARGO_PROFILE_RELEASE_OPT_LEVEL=1 CARGO_PROFILE_RELEASE_DEBUG=line-tables-only \
-        cargo rustc --release -p mistral-ffi --lib --crate-type staticlib --target $target --target-dir "$out/$1"
+        cargo "$@" --release --target $target --target-dir "$out/$sanitizer"
+}
+
+build() {
+    sanitized "$1" rustc -p mistral-ffi --lib --crate-type staticlib
 }
 
 # compile NAME SANITIZER FILE...: tests/c/NAME.c with the library and the runtime

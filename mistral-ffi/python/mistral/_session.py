@@ -162,7 +162,9 @@ class Generation(Handle, Iterator[Event]):
         status = self._next(self._handle, self._event)
         if status != _errors.OK:
             error = failure(status)
-            self.close()
+            # Another thread is asking for an event: the generation is its own.
+            if not isinstance(error, _errors.BusyError):
+                self.close()
             raise error
         event = _event(self._event.contents)
         if event.finish_reason is not None:
