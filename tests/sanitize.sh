@@ -44,9 +44,9 @@ address() {
     "$out/stress-address" $model 64 100 '{"threads": 3, "quantize": "q4_0"}'
 }
 
-# The name of the one function of std whose mangled name matches.
+# The name of the function of std that is called and whose mangled name matches.
 std() {
-    nm "$out/thread/$target/release/libmistral.a" 2>/dev/null | awk -v pattern="$1" '$2 == "T" && $3 ~ pattern { print $3; exit }'
+    nm "$out/thread/$target/release/libmistral.a" 2>/dev/null | awk -v pattern="$1" '$1 == "U" && $2 ~ pattern { found = $2 } END { print found }'
 }
 
 thread() {

@@ -109,7 +109,6 @@ fn valgrind_finds_no_error_and_no_lost_byte() {
         let source = repository().join(format!("examples/{name}.c"));
         memcheck(&compile(folder.path(), &source, "c99"), &["hello", "8"]);
     }
-    memcheck(&Program::new("refusals").path, &[]);
     memcheck(&Program::new("cancel").path, &[]);
     memcheck(&Program::new("stress").path, &["8", "4", r#"{"threads": 2, "quantize": "q4_0"}"#]);
 }
