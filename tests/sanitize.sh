@@ -18,7 +18,7 @@ sanitized() {
     shift
     RUSTC_BOOTSTRAP=1 RUSTFLAGS="-Zsanitizer=$sanitizer -Cunsafe-allow-abi-mismatch=sanitizer -Cforce-frame-pointers=yes" \
         CARGO_PROFILE_RELEASE_OPT_LEVEL=1 CARGO_PROFILE_RELEASE_DEBUG=line-tables-only \
-        cargo "$@" --release --target $target --target-dir "$out/$sanitizer"
+        cargo "$1" --release --target $target --target-dir "$out/$sanitizer" "${@:2}"
 }
 
 build() {
@@ -36,12 +36,15 @@ compile() {
 
 address() {
     export ASAN_OPTIONS=detect_leaks=1:detect_stack_use_after_return=1:strict_string_checks=1
-    for name in interface refusals cancel stress; do compile $name address; done
+    for name in interface refusals cancel forks stress; do compile $name address; done
     "$out/interface-address" $model target/tmp tests/fixtures/chat/tokenizer.model.v3
     "$out/refusals-address" $model
     "$out/cancel-address" $model
+    "$out/forks-address" $model 50
     "$out/stress-address" $model 64 100
     "$out/stress-address" $model 64 100 '{"threads": 3, "quantize": "q4_0"}'
+    # The unsafe code: kernels of every format and arm, and reading files that are damaged.
+    sanitized address test -p mistral-core --lib -- --quiet kernels:: quant:: weights::
 }
 
 # The name of the function of std that is called and whose mangled name matches.
