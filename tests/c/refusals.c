@@ -47,12 +47,14 @@ static void tokens_that_are_none(void) {
   mistral_session *session = session_of("{\"context\": 16}");
   uint32_t wrong[] = {VOCAB_SIZE, 0x7fffffff, 0x80000000, 0xffffffff}, tokens[2] = {1, 1};
   mistral_buf *buf = NULL;
-  size_t i;
+  float embedding[64];
+  size_t i, count = 0;
   for (i = 0; i < sizeof wrong / sizeof *wrong; i++) {
     tokens[1] = wrong[i];
     CHECK(mistral_prefill(session, tokens, 2, NULL, NULL, NULL) == MISTRAL_E_ARGUMENT);
     CHECK(generate(session, tokens, 2, "{}") == MISTRAL_E_ARGUMENT);
     CHECK(mistral_decode(model, tokens, 2, NULL, 0, &buf) == MISTRAL_E_ARGUMENT && buf == NULL);
+    CHECK(mistral_embed(model, tokens, 2, NULL, 0, NULL, embedding, 64, &count) == MISTRAL_E_ARGUMENT && count == 0);
   }
   OK(mistral_session_free(session));
 }
@@ -76,7 +78,36 @@ static void nothing_yet(void) {
   CHECK(mistral_logits(session, logits, VOCAB_SIZE, &count) == MISTRAL_E_ARGUMENT && count == 0);
   CHECK(mistral_prefill(session, &token, 0, NULL, NULL, NULL) == MISTRAL_E_ARGUMENT);
   CHECK(generate(session, NULL, 0, "{}") == MISTRAL_E_ARGUMENT);
+  /* A position beyond the end, as of negative counts that were taken for large ones. */
+  CHECK(mistral_session_trim(session, 1) == MISTRAL_E_ARGUMENT);
+  CHECK(mistral_session_trim(session, (size_t)-1) == MISTRAL_E_ARGUMENT);
+  CHECK(mistral_sample(session, NULL, 0, NULL, &token, NULL) == MISTRAL_E_ARGUMENT);
   OK(mistral_session_free(session));
+}
+
+/* State that is another model's, cut off or changed: read into the caches as it is. */
+static void blobs(void) {
+  mistral_session *session = session_of("{\"context\": 16}"), *loaded = NULL;
+  const uint32_t tokens[3] = {1, 2, 3};
+  mistral_buf *blob = NULL;
+  char *copy;
+  size_t len, at;
+  OK(mistral_prefill(session, tokens, 3, NULL, NULL, NULL));
+  OK(mistral_session_save(session, NULL, 0, NULL, NULL, NULL, &blob));
+  len = mistral_buf_len(blob);
+  copy = malloc(len);
+  CHECK(copy != NULL);
+  for (at = 0; at < len; at += 1 + len / 500) {
+    memcpy(copy, mistral_buf_data(blob), len);
+    CHECK(mistral_session_load(model, copy, at, NULL, 0, NULL, NULL, NULL, &loaded) != MISTRAL_OK);
+    copy[at] ^= 1;
+    CHECK(mistral_session_load(model, copy, len, NULL, 0, NULL, NULL, NULL, &loaded) != MISTRAL_OK && loaded == NULL);
+  }
+  OK(mistral_session_load(model, mistral_buf_data(blob), len, NULL, 0, NULL, NULL, NULL, &loaded));
+  OK(mistral_session_free(loaded));
+  OK(mistral_session_free(session));
+  OK(mistral_buf_free(blob));
+  free(copy);
 }
 
 /* Samplers: top_k of nothing, NaN from a temperature, a bias on a token that is none, all tokens forbidden. */
@@ -126,6 +157,7 @@ int main(int argc, char **argv) {
   tokens_that_are_none();
   contexts();
   nothing_yet();
+  blobs();
   samplers();
   requests();
   OK(mistral_model_free(model));

@@ -19,6 +19,7 @@ const OK: i32 = 0;
 const HANDLE: i32 = 4;
 const BUSY: i32 = 5;
 const INTERNAL: i32 = 20;
+const REQUEST: &str = r#"{"messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}"#;
 /// The argument of the process that does it all.
 const RUN: &str = "--run";
 
@@ -39,6 +40,34 @@ unsafe extern "C" {
     safe fn mistral_session_new(model: Handle, options: *const c_char, len: usize, out: *mut Handle) -> i32;
     safe fn mistral_session_reset(session: Handle) -> i32;
     safe fn mistral_session_stats(session: Handle, out: *mut Handle) -> i32;
+    safe fn mistral_session_fork(session: Handle, out: *mut Handle) -> i32;
+    safe fn mistral_session_trim(session: Handle, count: usize) -> i32;
+    safe fn mistral_session_save(
+        session: Handle,
+        options: *const c_char,
+        len: usize,
+        cancel: Handle,
+        progress: *const c_void,
+        user_data: *mut c_void,
+        out: *mut Handle,
+    ) -> i32;
+    safe fn mistral_sample(
+        session: Handle,
+        options: *const c_char,
+        len: usize,
+        cancel: Handle,
+        token: *mut u32,
+        logprob: *mut f32,
+    ) -> i32;
+    safe fn mistral_session_chat(
+        session: Handle,
+        request: *const c_char,
+        len: usize,
+        cancel: Handle,
+        callback: *const c_void,
+        user_data: *mut c_void,
+        response: *mut Handle,
+    ) -> i32;
     safe fn mistral_session_free(session: Handle) -> i32;
     safe fn mistral_prefill(
         session: Handle,
@@ -189,21 +218,30 @@ fn expect_lost(session: Handle) {
     expect!(mistral_session_reset(session), INTERNAL);
     expect!(mistral_session_stats(session, &raw mut buf), INTERNAL);
     expect!(mistral_logits(session, logits.as_mut_ptr(), 4, &raw mut count), INTERNAL);
-    expect!((buf.is_null(), count), (true, 0));
+    let (mut fork, mut token) = (NONE, 0);
+    let chat = REQUEST.as_ptr().cast();
+    expect!(mistral_session_fork(session, &raw mut fork), INTERNAL);
+    expect!(mistral_session_trim(session, 0), INTERNAL);
+    expect!(mistral_session_save(session, null(), 0, NONE, null(), null_mut(), &raw mut buf), INTERNAL);
+    expect!(mistral_sample(session, null(), 0, NONE, &raw mut token, null_mut()), INTERNAL);
+    expect!(
+        mistral_session_chat(session, chat, REQUEST.len(), NONE, null(), null_mut(), &raw mut buf),
+        INTERNAL
+    );
+    expect!((buf.is_null(), fork.is_null(), count), (true, true, 0));
     expect!(mistral_session_free(session), OK);
     expect!(mistral_session_free(session), HANDLE);
 }
 
 /// Each call in which a kernel panics.
 fn in_a_kernel(model: Handle) {
-    let request = r#"{"messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}"#;
     let (by_prefill, by_generate, by_generation) = (session(model), session(model), session(model));
     expect!(prefill(by_prefill, &[1, 2, 3]), INTERNAL);
     expect!(last_error().contains("a panic at kernels/cpu/"), true);
     expect!(generate(by_generate, &[1, 2, 3], "{}"), (INTERNAL, 0));
     expect!(generation(by_generation, "{}"), (INTERNAL, NONE));
     let mut response = null_mut();
-    let (text, len) = (request.as_ptr().cast(), request.len());
+    let (text, len) = (REQUEST.as_ptr().cast(), REQUEST.len());
     expect!(mistral_chat(model, text, len, null_mut(), null(), null_mut(), &raw mut response), INTERNAL);
     expect!(response.is_null(), true);
     [by_prefill, by_generate, by_generation].into_iter().for_each(expect_lost);

@@ -203,12 +203,13 @@ fn argument(parameter: &Parameter<'_>, before: Option<&Parameter<'_>>) -> String
         return out.argument();
     }
     match (parameter.kind, parameter.stars) {
-        ("void", 1) if parameter.is_const => "tokens".to_owned(),
+        ("void", 1) if parameter.is_const => "blob".to_owned(),
         ("void", 1) => "NULL".to_owned(),
         ("char", 1) => text(parameter.name),
         (_, 1) => "tokens".to_owned(),
         (function, _) if function.ends_with("_fn") => function.replace("mistral_", "on_").replace("_fn", ""),
         ("size_t", _) => match before {
+            Some(data) if data.kind == "void" => "blob_len".to_owned(),
             Some(data) if data.kind == "char" => format!("strlen({})", text(data.name)),
             Some(data) if data.stars == 1 && data.is_const && data.handle().is_none() => "2".to_owned(),
             Some(data) if data.stars == 1 && data.handle().is_none() => "CAPACITY".to_owned(),

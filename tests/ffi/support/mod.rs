@@ -44,7 +44,7 @@ pub fn compile(folder: &Path, source: &Path, standard: &str) -> PathBuf {
     let libraries = library.parent().expect("the library is in a folder");
     let mut cc = Command::new("cc");
     cc.arg(format!("-std={standard}")).args(["-Wall", "-Wextra", "-Wpedantic", "-Werror", "-O1", "-g", "-I"]);
-    cc.arg(repository().join("include")).arg(source).arg(&library).args(["-lpthread", "-ldl"]);
+    cc.arg(repository().join("include")).arg(source).arg(&library).args(["-lm", "-lpthread", "-ldl"]);
     cc.arg(format!("-Wl,-rpath,{}", libraries.display())).arg("-o").arg(&program);
     run(&mut cc);
     program
