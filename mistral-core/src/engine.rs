@@ -168,7 +168,8 @@ impl Model {
             quantize: options.quantize,
             activation: options.activation,
         };
-        let transformer = pool.scope(|| loader::load(&checkpoint, &load, control))?;
+        let cancel = control.cancel_token();
+        let transformer = pool.scope(cancel, || loader::load(&checkpoint, &load, control))?;
         let tokenizer =
             checkpoint.tokenizer().map(|source| open_tokenizer(&source)).transpose()?.map(Arc::new);
         let chat_style = tokenizer

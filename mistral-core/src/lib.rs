@@ -4,6 +4,8 @@
 //! Data flows one way: bytes on disk → [`weights`] → [`transformer`] on a device → logits → a sampled token → text.
 
 pub mod cache;
+#[cfg(test)]
+mod cancel_tests;
 mod carried;
 pub mod chat;
 mod completion;
