@@ -184,7 +184,9 @@ pub unsafe extern "C" fn mistral_chat_parse(
             )
         };
         let written = match text {
-            Some(_) if count > 0 => return Err(Failure::argument("tokens", "tokens beside a text", "one of both")),
+            Some(_) if count > 0 => {
+                return Err(Failure::argument("tokens", "tokens beside a text", "one of both"));
+            }
             Some(text) => Written::Text(text),
             None => Written::Tokens(tokens),
         };

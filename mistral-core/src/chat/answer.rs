@@ -452,9 +452,9 @@ impl AnswerParser {
     }
 }
 
-/// What is wrong with the arguments of a call.
+/// What is wrong with the arguments of a call: not even `NaN`, which the reference lets pass, is JSON to every host.
 fn fault_of(arguments: &str) -> Option<CallFault> {
-    match Json::parse(arguments, Dialect::Python) {
+    match Json::parse(arguments, Dialect::Strict) {
         Ok(Json::Object(_)) => None,
         Ok(_) => Some(CallFault::Malformed),
         Err(e) if e.truncated => Some(CallFault::Truncated),
