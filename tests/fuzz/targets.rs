@@ -34,14 +34,15 @@ pub const TARGETS: [Target; 7] = [
         rounds: 1200,
         memory: 4 << 20,
     },
-    // A variable may have 2^18 characters and elements, of 24 bytes each at most; an expression holds a few.
+    // All of a template's fuel as text is 32 MB; a buffer that grows to that is there twice for a moment, the new one up to twice as
+    // large; 32 MB are for variables and output.
     Target {
         name: "template",
         seeds: templates,
         words: TEMPLATE,
         run: render,
         rounds: 12000,
-        memory: 64 << 20,
+        memory: 128 << 20,
     },
     // Lexer states of llguidance, each one to two kilobytes: see the limits of `constraint`.
     Target { name: "schema", seeds: schemas, words: SCHEMA, run: compile, rounds: 6000, memory: 128 << 20 },

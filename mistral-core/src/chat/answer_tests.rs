@@ -122,7 +122,7 @@ fn calls_before_v11() {
         assert_eq!(events.len(), 6, "{events:?}");
     }
     let (_, answer) =
-        read(Version::V2, "[TOOL_CALLS][{\"name\": \"f\", \"arguments\": \"{\\\"a\\\": 1}\"}]\nDone.");
+        read(Version::V2, "[TOOL_CALLS][{\"name\": \"f\", \"arguments\": \"{\\\"a\\\": 1}\"}]\n\n Done.");
     assert_eq!(answer.calls, [call(0, &new_id(7, 0), "f", "{\"a\": 1}")]);
     assert_eq!(answer.content, "Done.");
     let (_, answer) = read(Version::V7, "Wait.[TOOL_CALLS]{\"name\": \"f\", \"arguments\": {}} more");
