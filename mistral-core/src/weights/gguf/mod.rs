@@ -286,11 +286,7 @@ fn read_format(reader: &mut Reader<'_>, name: &str) -> Result<Format> {
     let id = reader.u32(name)?;
     Format::from_gguf(id).ok_or_else(|| {
         let found = gguf_type_name(id).map_or(format!("type {id}"), str::to_owned);
-        Error::unsupported(
-            format!("type of tensor {name} in {}", reader.file),
-            found,
-            "F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS",
-        )
+        Error::unsupported(format!("type of tensor {name} in {}", reader.file), found, Format::gguf_names())
     })
 }
 
