@@ -49,8 +49,11 @@ def main() -> None:
     describe(arguments.system, header, names, prefix, below, root["lib"])
 
 
+def this_system() -> str:
+    return {"darwin": "darwin", "win32": "windows"}.get(sys.platform, "linux")
+
+
 def parse() -> argparse.Namespace:
-    here = {"darwin": "darwin", "win32": "windows"}.get(sys.platform, "linux")
     parser = argparse.ArgumentParser(description="Installs mistral as a C library.")
     parser.add_argument("--prefix", type=Path, default=Path("/usr/local"), help="default: %(default)s")
     parser.add_argument("--destdir", type=Path, help="write below this folder, for a package to be made of it")
@@ -59,7 +62,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--static-library", type=Path, help="what cargo has built, if it is not to build it now")
     parser.add_argument("--debug", action="store_true", help="keep what debuggers read")
     systems = sorted(SYSTEM_LIBRARIES)
-    parser.add_argument("--system", choices=systems, default=here, help="what to install for; default: %(default)s")
+    parser.add_argument("--system", choices=systems, default=this_system(), help="what to install for; default: %(default)s")
     for name, field in Tools.__dataclass_fields__.items():
         parser.add_argument(f"--{name}", default=field.default[0], help="default: %(default)s")
     return parser.parse_args()
