@@ -33,3 +33,8 @@ pub use engine::{Model, ModelOptions};
 pub use error::{Error, Result};
 pub use generate::{Event, FinishReason, GenerateOptions, Generation};
 pub use session::{Session, SessionOptions};
+
+/// Compiles the program of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

@@ -16,17 +16,3 @@ fn the_package_does_what_it_says() {
     python.args(["-B", "-I", "-W", "error"]).arg(repository().join("tests/python/run.py"));
     run(python.arg(library()).arg(&model));
 }
-
-#[test]
-fn the_examples_run() {
-    let folder = temp();
-    let model = folder.path().join("tiny.gguf");
-    write_tiny_model(&model);
-    for example in ["generate.py", "chat.py"] {
-        let mut python = Command::new("python3");
-        python.env("PYTHONPATH", repository().join("mistral-ffi/python")).arg("-B");
-        python.arg(repository().join("examples").join(example)).arg(&model).args(["hello", "8", "--library"]);
-        let output = run(python.arg(library()));
-        assert!(!output.stdout.is_empty(), "{example} printed nothing");
-    }
-}
