@@ -604,6 +604,29 @@ mistral_status mistral_decode(const struct mistral_model *MISTRAL_NONNULL model,
                               struct mistral_buf **MISTRAL_NONNULL out);
 
 /**
+ * Turns the text before and after a gap into the tokens from which a model of the Codestral family writes
+ * what stands in the gap: give them to `mistral_generate`, whose text is the filling.
+ *
+ * `*count` is written also with `MISTRAL_E_BUFFER_TOO_SMALL`: the number of tokens that there are.
+ *
+ * Encoding: `prompt` and `suffix` are UTF-8.
+ * NULL allowed: `tokens` if `capacity` is 0.
+ * Threads: any, several at once.
+ * Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT` (the chat format is v1), `MISTRAL_E_UTF8`,
+ * `MISTRAL_E_HANDLE`, `MISTRAL_E_LIMIT`, `MISTRAL_E_UNSUPPORTED` (the model cannot, or has no tokenizer),
+ * `MISTRAL_E_BUFFER_TOO_SMALL`, `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
+ */
+MISTRAL_API
+mistral_status mistral_fim_encode(const struct mistral_model *MISTRAL_NONNULL model,
+                                  const char *MISTRAL_NONNULL prompt,
+                                  size_t prompt_len,
+                                  const char *MISTRAL_NONNULL suffix,
+                                  size_t suffix_len,
+                                  uint32_t *MISTRAL_NULLABLE tokens,
+                                  size_t capacity,
+                                  size_t *MISTRAL_NONNULL count);
+
+/**
  * Makes an empty session on a model, its cache included.
  *
  * `options` is a JSON object: `context` (positions; 4096, or fewer if the model was made for fewer, if not
@@ -801,6 +824,82 @@ mistral_status mistral_chat(const struct mistral_model *MISTRAL_NONNULL model,
                             mistral_chunk_fn callback,
                             void *MISTRAL_NULLABLE user_data,
                             struct mistral_buf **MISTRAL_NONNULL response);
+
+/**
+ * Turns a chat-completions request into the tokens that the model reads for it. Of the request, `messages`,
+ * `tools`, `response_format` and `reasoning_effort` change them; the other fields are checked.
+ *
+ * `options` is a JSON object: `mode` (`"test"`, the default; `"serving"`, `"finetuning"`, `"agnostic"`: the rules of how a
+ * conversation may end, by their names in mistral-common), `local_time` (seconds since 1970 in local time,
+ * for the templates that write the date).
+ *
+ * `*count` is written also with `MISTRAL_E_BUFFER_TOO_SMALL`: the number of tokens that there are.
+ *
+ * Encoding: `request` and `options` are UTF-8 JSON.
+ * NULL allowed: `options` if `options_len` is 0, `tokens` if `capacity` is 0.
+ * Threads: any, several at once.
+ * Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT` (also a conversation that breaks a rule of
+ * the chat format), `MISTRAL_E_UTF8`, `MISTRAL_E_HANDLE`, `MISTRAL_E_LIMIT`, `MISTRAL_E_UNSUPPORTED` (the
+ * model has no tokenizer or chat format, or a field cannot be honoured), `MISTRAL_E_BUFFER_TOO_SMALL`,
+ * `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
+ */
+MISTRAL_API
+mistral_status mistral_chat_encode(const struct mistral_model *MISTRAL_NONNULL model,
+                                   const char *MISTRAL_NONNULL request,
+                                   size_t request_len,
+                                   const char *MISTRAL_NULLABLE options,
+                                   size_t options_len,
+                                   uint32_t *MISTRAL_NULLABLE tokens,
+                                   size_t capacity,
+                                   size_t *MISTRAL_NONNULL count);
+
+/**
+ * Turns a chat-completions request into the text that the model reads for it, control tokens by their
+ * names. It is for people: the tokens of this text may be others than those of `mistral_chat_encode`.
+ * Options as for that function.
+ *
+ * Ownership: the caller frees `*out` with `mistral_buf_free`.
+ * Encoding: `request` and `options` are UTF-8 JSON, the text is UTF-8.
+ * NULL allowed: `options` if `options_len` is 0.
+ * Threads: any, several at once.
+ * Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT` (also a conversation that breaks a rule of
+ * the chat format), `MISTRAL_E_UTF8`, `MISTRAL_E_HANDLE`, `MISTRAL_E_NO_MEMORY`, `MISTRAL_E_LIMIT`,
+ * `MISTRAL_E_UNSUPPORTED` (as for `mistral_chat_encode`), `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
+ */
+MISTRAL_API
+mistral_status mistral_chat_render(const struct mistral_model *MISTRAL_NONNULL model,
+                                   const char *MISTRAL_NONNULL request,
+                                   size_t request_len,
+                                   const char *MISTRAL_NULLABLE options,
+                                   size_t options_len,
+                                   struct mistral_buf **MISTRAL_NONNULL out);
+
+/**
+ * Reads what a model has written back as a message of the assistant: `content`, `reasoning_content`,
+ * `tool_calls`, and `broken_tool_calls` for those that are cut off or malformed. What was written is either
+ * `text`, control tokens by their names, or `tokens`; the other is NULL.
+ *
+ * `options` is a JSON object: `tokenizer_version` (`"v7"` ...: Mistral's format in which it is read, if not
+ * the model's own).
+ *
+ * Ownership: the caller frees `*out` with `mistral_buf_free`.
+ * Encoding: `text` is UTF-8, `options` and the message are UTF-8 JSON.
+ * NULL allowed: `text` if `text_len` is 0, `tokens` if `count` is 0, `options` if `options_len` is 0.
+ * Threads: any, several at once.
+ * Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT` (a token that does not exist, text and
+ * tokens together, or the options), `MISTRAL_E_UTF8`, `MISTRAL_E_HANDLE`, `MISTRAL_E_NO_MEMORY`,
+ * `MISTRAL_E_LIMIT`, `MISTRAL_E_UNSUPPORTED` (the model has no tokenizer), `MISTRAL_E_FORKED`,
+ * `MISTRAL_E_INTERNAL`.
+ */
+MISTRAL_API
+mistral_status mistral_chat_parse(const struct mistral_model *MISTRAL_NONNULL model,
+                                  const char *MISTRAL_NULLABLE text,
+                                  size_t text_len,
+                                  const uint32_t *MISTRAL_NULLABLE tokens,
+                                  size_t count,
+                                  const char *MISTRAL_NULLABLE options,
+                                  size_t options_len,
+                                  struct mistral_buf **MISTRAL_NONNULL out);
 
 #ifdef __cplusplus
 }  // extern "C"

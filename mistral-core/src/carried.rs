@@ -2,10 +2,9 @@
 
 use std::path::Path;
 
-use crate::control::Control;
 use crate::error::{Error, Result};
 use crate::tokenizer::{GgufVocab, Tokenizer};
-use crate::weights::{self, GgufMetadata, TokenizerSource};
+use crate::weights::{self, Carried, GgufMetadata, TokenizerSource};
 
 /// Opens the tokenizer that `source` names.
 pub fn open_tokenizer(source: &TokenizerSource) -> Result<Tokenizer> {
@@ -21,21 +20,50 @@ pub fn open_tokenizer(source: &TokenizerSource) -> Result<Tokenizer> {
     }
 }
 
-/// The tokenizer, and the chat template if there is one, of a tokenizer file, a GGUF file, or a folder with or without weights.
+/// A tokenizer without the weights that it is for.
+pub struct Alone {
+    pub tokenizer: Tokenizer,
+    /// For tokenizers that declare no format of Mistral's.
+    pub chat_template: Option<String>,
+    /// The tokens that end an answer.
+    pub eos_token_ids: Vec<u32>,
+}
+
+/// The tokenizer of a tokenizer file, a GGUF file, or a folder with or without weights.
 ///
 /// # Errors
 /// As [`Tokenizer::open`], and those of a GGUF file.
-pub fn tokenizer_alone(path: &Path) -> Result<(Tokenizer, Option<String>)> {
-    let is_gguf = path.extension().is_some_and(|suffix| suffix == "gguf");
-    if is_gguf {
-        let checkpoint = weights::open(path, &mut Control::none())?;
-        let source = checkpoint.tokenizer().ok_or_else(|| {
-            Error::format(path.display(), "tokenizer.ggml.model", "no such key", "a vocabulary in the file")
-        })?;
-        return Ok((open_tokenizer(&source)?, checkpoint.chat_template()));
-    }
+pub fn tokenizer_alone(path: &Path) -> Result<Alone> {
     let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new("")) };
-    Ok((Tokenizer::open(path)?, weights::chat_template_beside(folder)?))
+    let file = match path.is_dir() {
+        true => Tokenizer::find(path)?,
+        false => Some(path.to_owned()).filter(|_| !matches!(weights::is_gguf(path), Ok(true))),
+    };
+    let Some(file) = file else {
+        let carried =
+            if path.is_dir() { weights::carried_by_folder(path)? } else { weights::carried_by_gguf(path)? };
+        let Some(source) = &carried.tokenizer else {
+            let expected = "tekken.json, tokenizer.model[.v*], tokenizer.json, or a GGUF file with a vocabulary";
+            return Err(Error::format(path.display(), "tokenizer", "none", expected));
+        };
+        return Ok(Alone::new(open_tokenizer(source)?, carried));
+    };
+    let tokenizer = Tokenizer::open(file)?;
+    // The small files beside it speak of the models that bring a template.
+    if tokenizer.version().is_some() {
+        let eos_token_ids = tokenizer.eos().into_iter().collect();
+        return Ok(Alone { tokenizer, chat_template: None, eos_token_ids });
+    }
+    Ok(Alone::new(tokenizer, weights::carried_by_folder(folder)?))
+}
+
+impl Alone {
+    fn new(tokenizer: Tokenizer, carried: Carried) -> Self {
+        let known = |id: &u32| (*id as usize) < tokenizer.vocab_size();
+        let mut eos_token_ids: Vec<u32> = carried.eos_token_ids.into_iter().filter(known).collect();
+        eos_token_ids.extend(tokenizer.eos().filter(|eos| !eos_token_ids.contains(eos)));
+        Self { tokenizer, chat_template: carried.chat_template, eos_token_ids }
+    }
 }
 
 fn from_gguf(metadata: &GgufMetadata) -> Result<Tokenizer> {

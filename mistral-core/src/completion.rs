@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Map, Value, json};
 
-use crate::chat::jinja::{ChatTemplate, RenderOptions};
+use crate::chat::jinja::ChatTemplate;
 use crate::chat::request::{ChatRequest, CompletionOptions, ResponseFormat};
 use crate::chat::response::{self, ResponseHead, TokenLogprob, Usage};
 use crate::chat::{AnswerParser, ChatFormat, Fragment, ModelSettings};
@@ -16,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::generate::{Event, FinishReason, GenerateOptions};
 use crate::sampler::SamplingParams;
 use crate::session::{DEFAULT_CONTEXT, Session, SessionOptions};
+use crate::text::ChatOptions;
 use crate::tokenizer::{Tokenizer, TokenizerVersion};
 
 /// Tokens that an answer may take where neither the request nor the context says less.
@@ -71,19 +72,28 @@ impl Model {
     /// # Errors
     /// What is wrong with the request, by its path; [`Error::Unsupported`] where the model has no chat format.
     pub fn chat_encode(&self, request: &ChatRequest) -> Result<Vec<u32>> {
-        self.chat_prompt(request).map(|prompt| prompt.tokens)
+        self.chat_encode_with(request, &ChatOptions::default())
     }
 
-    fn chat_prompt(&self, request: &ChatRequest) -> Result<ChatPrompt> {
+    /// As [`Model::chat_encode`], with options.
+    ///
+    /// # Errors
+    /// As [`Model::chat_encode`].
+    pub fn chat_encode_with(&self, request: &ChatRequest, options: &ChatOptions) -> Result<Vec<u32>> {
+        self.chat_prompt(request, options).map(|prompt| prompt.tokens)
+    }
+
+    fn chat_prompt(&self, request: &ChatRequest, options: &ChatOptions) -> Result<ChatPrompt> {
         let tokenizer = self.tokenizer()?;
+        let version = self.answer_version()?;
         match self.chat_style()? {
             ChatStyle::Mistral(format) => {
-                let prompt = format.prompt(request)?;
+                let prompt = format.clone().with_mode(options.mode).prompt(request)?;
                 let tokens = prompt.to_tokens(tokenizer)?;
-                Ok(ChatPrompt { tokens, prefix: prompt.prefix().to_vec(), version: Some(format.version()) })
+                Ok(ChatPrompt { tokens, prefix: prompt.prefix().to_vec(), version })
             }
             ChatStyle::Template(template) => {
-                let text = template.render(request, RenderOptions::default())?;
+                let text = template.render(request, options.render())?;
                 let mut tokens = tokenizer.encode_with_special(&text);
                 // Most templates write the token of the beginning themselves.
                 if let Some(bos) =
@@ -91,20 +101,23 @@ impl Model {
                 {
                     tokens.insert(0, bos);
                 }
-                Ok(ChatPrompt { tokens, prefix: Vec::new(), version: None })
+                Ok(ChatPrompt { tokens, prefix: Vec::new(), version })
             }
             ChatStyle::Unknown(reason) => Err(self.no_chat(reason)),
         }
     }
 
-    /// The text that the model reads for `request`, control tokens by their names; for people, not for encoding.
+    /// The text that the model reads for `request`, control tokens by their names, as mistral-common shows it: of a SentencePiece
+    /// vocabulary the pieces, with `▁` for a space and `<0x0A>` for a byte. For people, not for encoding.
     ///
     /// # Errors
     /// As [`Model::chat_encode`].
-    pub fn chat_render(&self, request: &ChatRequest) -> Result<String> {
+    pub fn chat_render(&self, request: &ChatRequest, options: &ChatOptions) -> Result<String> {
         match self.chat_style()? {
-            ChatStyle::Mistral(format) => Ok(format.prompt(request)?.to_text()),
-            ChatStyle::Template(template) => template.render(request, RenderOptions::default()),
+            ChatStyle::Mistral(format) => {
+                format.clone().with_mode(options.mode).prompt(request)?.to_text(self.tokenizer()?)
+            }
+            ChatStyle::Template(template) => template.render(request, options.render()),
             ChatStyle::Unknown(reason) => Err(self.no_chat(reason)),
         }
     }
@@ -130,7 +143,7 @@ impl Model {
         self.session(&options)?.chat_request(&request, on_chunk, control)
     }
 
-    fn no_chat(&self, reason: &str) -> Error {
+    pub(crate) fn no_chat(&self, reason: &str) -> Error {
         Error::unsupported("chat", format!("{} ({reason})", self.path().display()), "generate")
     }
 }
@@ -156,7 +169,7 @@ impl Session {
         control: &mut Control<'_>,
     ) -> Result<Value> {
         let model = Arc::clone(self.model());
-        let prompt = model.chat_prompt(request)?;
+        let prompt = model.chat_prompt(request, &ChatOptions::default())?;
         refuse_unhonoured(request)?;
         let mut reply = Reply::new(request);
         let mut first_kept = None;

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use burn::tensor::Device;
 use serde_json::{Value, json};
 
-use crate::carried::{self, open_tokenizer};
+use crate::carried::{self, Alone, open_tokenizer};
 use crate::completion::ChatStyle;
 use crate::config::ModelConfig;
 use crate::control::Control;
@@ -135,7 +135,9 @@ impl Model {
     ) -> Result<Arc<Self>> {
         let path = path.as_ref();
         let device = device::open(&options.device)?;
-        let pool = Arc::new(new_pool(options.threads)?);
+        // Nothing runs on the threads of a tokenizer.
+        let threads = if options.weights { options.threads } else { options.threads.or(Some(1)) };
+        let pool = Arc::new(new_pool(threads)?);
         check_quantize(options.quantize)?;
         if !options.weights {
             return Self::open_tokenizer(path, options, device, pool);
@@ -179,15 +181,15 @@ impl Model {
         device: Device,
         pool: Arc<Pool>,
     ) -> Result<Arc<Self>> {
-        let (tokenizer, template) = carried::tokenizer_alone(path)?;
-        let chat_style = ChatStyle::choose(&tokenizer, template.as_deref(), options.tokenizer_version)?;
+        let Alone { tokenizer, chat_template, eos_token_ids } = carried::tokenizer_alone(path)?;
+        let chat_style = ChatStyle::choose(&tokenizer, chat_template.as_deref(), options.tokenizer_version)?;
         Ok(Arc::new(Self {
             path: path.to_owned(),
             options: options.clone(),
             device,
             pool,
             weights: None,
-            eos_token_ids: tokenizer.eos().into_iter().collect(),
+            eos_token_ids,
             tokenizer: Some(Arc::new(tokenizer)),
             chat_style: Some(chat_style),
             memory: Arc::new(Memory::new(options.max_memory)),
@@ -250,7 +252,7 @@ impl Model {
             Error::unsupported(
                 "call on a model opened without weights",
                 self.path.display(),
-                "encode, decode, chat_encode",
+                "encode, decode, chat_encode, chat_render, chat_parse, fim_encode",
             )
         })
     }

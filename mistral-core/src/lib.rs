@@ -24,6 +24,7 @@ pub mod session;
 pub mod stop;
 #[doc(hidden)]
 pub mod testing;
+mod text;
 pub mod tokenizer;
 pub mod transformer;
 pub mod weights;
@@ -33,6 +34,7 @@ pub use engine::{Model, ModelOptions};
 pub use error::{Error, Result};
 pub use generate::{Event, FinishReason, GenerateOptions, Generation};
 pub use session::{Session, SessionOptions};
+pub use text::{ChatOptions, Written};
 
 /// Compiles the program of the README.
 #[cfg(doctest)]

@@ -133,14 +133,14 @@ impl<'a> Loader<'a, '_> {
     }
 }
 
-/// Number formats are multiplied from the mapped file; block formats are interleaved in memory of our own, as large as the original.
+/// Most block formats are interleaved in memory of our own, as large as the original; everything else is multiplied from the mapped file.
 fn place(view: &TensorView<'_>, rows: usize, cols: usize, options: &LoadOptions) -> Result<(Linear, Layout)> {
     let quantize =
         options.quantize.filter(|to| !view.format.is_quantized() && cols.is_multiple_of(to.block_len()));
     let (format, layout) = match quantize {
         Some(to) => (to, Layout::Packed),
-        None if !view.format.is_quantized() => (view.format, Layout::Rows),
-        None => (view.format, Layout::Packed),
+        None if packed::has_packed_form(view.format) => (view.format, Layout::Packed),
+        None => (view.format, Layout::Rows),
     };
     let bytes = match layout {
         Layout::Rows => Bytes::from_shared(view.shared(), AllocationProperty::Other),

@@ -2,11 +2,13 @@
 
 use serde_json::{Map, Value};
 
+use mistral_core::chat::ValidationMode;
+use mistral_core::chat::request::ChatRequest;
 use mistral_core::generate::GenerateOptions;
 use mistral_core::kernels::{Activation, CacheType};
 use mistral_core::quant::Format;
 use mistral_core::tokenizer::TokenizerVersion;
-use mistral_core::{ModelOptions, SessionOptions};
+use mistral_core::{ChatOptions, ModelOptions, SessionOptions};
 
 use crate::failure::{Failure, Outcome};
 
@@ -35,10 +37,32 @@ pub(crate) fn model(text: Option<&str>) -> Outcome<ModelOptions> {
     options.activation = fields.choice("activation", &activations)?.unwrap_or(options.activation);
     options.max_memory = fields.unsigned("max_memory")?;
     options.weights = fields.boolean("weights", options.weights)?;
-    let versions = TokenizerVersion::ALL.map(|version| (version.as_str(), version));
-    options.tokenizer_version = fields.choice("tokenizer_version", &versions)?;
+    options.tokenizer_version = fields.version("tokenizer_version")?;
     fields.finish()?;
     Ok(options)
+}
+
+/// The options of `mistral_chat_encode` and `mistral_chat_render`.
+pub(crate) fn chat(text: Option<&str>) -> Outcome<ChatOptions> {
+    let mut fields = Fields::read(text)?;
+    let modes = [
+        ("test", ValidationMode::Test),
+        ("serving", ValidationMode::Serving),
+        ("finetuning", ValidationMode::Finetuning),
+        ("agnostic", ValidationMode::Agnostic),
+    ];
+    let mode = fields.choice("mode", &modes)?.unwrap_or_default();
+    let local_time = fields.unsigned::<u32>("local_time")?.map(i64::from);
+    fields.finish()?;
+    Ok(ChatOptions { mode, local_time })
+}
+
+/// The options of `mistral_chat_parse`.
+pub(crate) fn parse(text: Option<&str>) -> Outcome<Option<TokenizerVersion>> {
+    let mut fields = Fields::read(text)?;
+    let version = fields.version("tokenizer_version")?;
+    fields.finish()?;
+    Ok(version)
 }
 
 /// The options of `mistral_session_new`.
@@ -93,12 +117,23 @@ pub(crate) fn decode(text: Option<&str>) -> Outcome<bool> {
     Ok(special)
 }
 
+/// A chat-completions request, its numbers with all their digits.
+pub(crate) fn request(text: &str) -> Outcome<ChatRequest> {
+    check_size("request", text)?;
+    Ok(ChatRequest::from_json(text)?)
+}
+
+fn check_size(name: &str, text: &str) -> Outcome {
+    if text.len() <= MAX_JSON {
+        return Ok(());
+    }
+    let found = format!("{} bytes", text.len());
+    Err(mistral_core::Error::limit(name, found, format!("{MAX_JSON} bytes")).into())
+}
+
 /// Any JSON that is the argument `name`.
 pub(crate) fn json(name: &str, text: &str) -> Outcome<Value> {
-    if text.len() > MAX_JSON {
-        let found = format!("{} bytes", text.len());
-        return Err(mistral_core::Error::limit(name, found, format!("{MAX_JSON} bytes")).into());
-    }
+    check_size(name, text)?;
     // Its own message may quote a key of the request: line and column say enough.
     serde_json::from_str(text).map_err(|e| {
         let found = format!("a mistake in line {}, column {}", e.line(), e.column());
@@ -179,6 +214,10 @@ impl Fields {
             let names: Vec<_> = choices.iter().map(|(name, _)| *name).collect();
             Failure::argument(key, found, format!("one of {}", names.join(", ")))
         })
+    }
+
+    fn version(&mut self, key: &'static str) -> Outcome<Option<TokenizerVersion>> {
+        self.choice(key, &TokenizerVersion::ALL.map(|version| (version.as_str(), version)))
     }
 
     /// One string, or a list of them.
@@ -310,6 +349,9 @@ mod tests {
         let options = session(Some(r#"{"context": 12, "cache_type": "f32"}"#)).unwrap();
         assert_eq!(options, SessionOptions { context: Some(12), cache_type: CacheType::F32 });
         assert_eq!(encode(Some(r#"{"bos": true}"#)).unwrap(), EncodeOptions { bos: true, special: false });
+        let options = chat(Some(r#"{"mode": "serving", "local_time": 5}"#)).unwrap();
+        assert_eq!(options, ChatOptions { mode: ValidationMode::Serving, local_time: Some(5) });
+        assert_eq!(parse(Some(r#"{"tokenizer_version": "v11"}"#)).unwrap(), Some(TokenizerVersion::V11));
     }
 
     #[test]
@@ -335,6 +377,8 @@ mod tests {
             let message = message(session(Some(text)));
             assert!(parts.iter().all(|part| message.contains(part)), "{message}");
         }
+        assert!(message(chat(Some(r#"{"mode": "train"}"#))).contains("`mode`"));
+        assert!(message(parse(Some(r#"{"version": "v7"}"#))).contains("`version`"));
         for (text, name) in [
             (r#"{"stop": [1]}"#, "`stop[0]`"),
             (r#"{"stop": 1}"#, "`stop`"),

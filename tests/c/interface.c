@@ -1,5 +1,6 @@
 /*
- * What the functions of mistral.h do, called from C on a tiny model: interface MODEL EMPTY_FOLDER. Prints nothing unless it fails.
+ * What the functions of mistral.h do, called from C on a tiny model and on a tokenizer of v3: interface MODEL EMPTY_FOLDER TOKENIZER.
+ * Prints nothing unless it fails.
  */
 #define _POSIX_C_SOURCE 200809L
 #include "mistral.h"
@@ -386,6 +387,69 @@ static void chatting(void) {
   OK(mistral_model_free(model));
 }
 
+static void parse(const mistral_model *model, const char *text, const uint32_t *tokens, size_t count, const char *part) {
+  mistral_buf *buf = NULL;
+  OK(mistral_chat_parse(model, text, text ? strlen(text) : 0, tokens, count, NULL, 0, &buf));
+  CHECK(strstr(mistral_buf_data(buf), part) != NULL);
+  OK(mistral_buf_free(buf));
+}
+
+/* The steps of a chat, with a template and with a format of Mistral's, the latter without weights. */
+static void preparing(const char *tokenizer) {
+  mistral_model *model = open_model(), *alone = NULL;
+  mistral_session *session = NULL;
+  mistral_buf *buf = NULL;
+  const char *request = "{\"messages\": [{\"role\": \"user\", \"content\": \"hello\"}]}";
+  const char *serving = "{\"mode\": \"serving\"}", *v1 = "{\"tokenizer_version\": \"v1\"}";
+  const char *call = "Ah[TOOL_CALLS][{\"name\": \"f\", \"arguments\": {}}]";
+  uint32_t tokens[64], again[64];
+  size_t count = 0, len = strlen(request);
+
+  OK(mistral_chat_render(model, request, len, NULL, 0, &buf));
+  CHECK(strcmp(mistral_buf_data(buf), "<s>user: hello\n") == 0);
+  OK(mistral_buf_free(buf));
+  OK(mistral_chat_encode(model, request, len, NULL, 0, tokens, 64, &count));
+  CHECK(count == 11 && tokens[0] == 258);
+  CHECK(mistral_fim_encode(model, "a", 1, "b", 1, tokens, 64, &count) == MISTRAL_E_UNSUPPORTED && last_error_has("SUFFIX"));
+  parse(model, "Hi</s> not this", NULL, 0, "\"content\":\"Hi\"");
+  OK(mistral_model_free(model));
+
+  OK(open_with(tokenizer, "{\"weights\": false}", &alone));
+  CHECK(mistral_session_new(alone, NULL, 0, &session) == MISTRAL_E_UNSUPPORTED && last_error_has("without weights"));
+  buf = NULL;
+  CHECK(mistral_chat(alone, request, len, NULL, NULL, NULL, &buf) == MISTRAL_E_UNSUPPORTED && buf == NULL);
+  OK(mistral_chat_render(alone, request, len, NULL, 0, &buf));
+  CHECK(strcmp(mistral_buf_data(buf), "<s>[INST]\342\226\201hello[/INST]") == 0);
+  OK(mistral_chat_encode(alone, request, len, NULL, 0, tokens, 64, &count));
+  OK(mistral_buf_free(buf));
+  OK(mistral_encode(alone, "<s>[INST]hello[/INST]", 21, "{\"special\": true}", 17, again, 64, &count));
+  CHECK(tokens[0] == 1 && memcmp(tokens, again, count * sizeof *tokens) == 0);
+  CHECK(mistral_chat_encode(alone, request, len, NULL, 0, NULL, 0, &count) == MISTRAL_E_BUFFER_TOO_SMALL && count > 3);
+  CHECK(mistral_chat_encode(alone, request, len, serving, strlen(serving), tokens, 64, &count) == MISTRAL_E_ARGUMENT);
+  CHECK(last_error_has("model") && last_error_has("serving"));
+  CHECK(mistral_chat_encode(alone, "{\"messages\": []}", 16, NULL, 0, tokens, 64, &count) == MISTRAL_E_ARGUMENT);
+  CHECK(mistral_chat_render(alone, request, len, "{\"mod\": 1}", 10, &buf) == MISTRAL_E_ARGUMENT && last_error_has("mod"));
+
+  OK(mistral_fim_encode(alone, "def f(", 6, "return x", 8, tokens, 64, &count));
+  OK(mistral_decode(alone, tokens, count, "{\"special\": true}", 17, &buf));
+  CHECK(strncmp(mistral_buf_data(buf), "<s>[SUFFIX]", 11) == 0 && strstr(mistral_buf_data(buf), "return x[PREFIX] def f(") != NULL);
+  OK(mistral_buf_free(buf));
+
+  parse(alone, call, NULL, 0, "\"content\":\"Ah\",\"tool_calls\":[{\"id\":\"");
+  parse(alone, "", NULL, 0, "\"content\":\"\"");
+  parse(alone, NULL, NULL, 0, "\"content\":\"\"");
+  parse(alone, "[TOOL_CALLS][{\"name\": \"f\"", NULL, 0, "\"reason\":\"truncated\"");
+  OK(mistral_encode(alone, call, strlen(call), "{\"special\": true}", 17, tokens, 64, &count));
+  parse(alone, NULL, tokens, count, "\"tool_calls\":[{");
+  OK(mistral_chat_parse(alone, call, strlen(call), NULL, 0, v1, strlen(v1), &buf));
+  CHECK(strstr(mistral_buf_data(buf), "tool_calls") == NULL);
+  OK(mistral_buf_free(buf));
+  CHECK(mistral_chat_parse(alone, call, strlen(call), tokens, count, NULL, 0, &buf) == MISTRAL_E_ARGUMENT);
+  tokens[0] = 1000000;
+  CHECK(mistral_chat_parse(alone, NULL, 0, tokens, 1, NULL, 0, &buf) == MISTRAL_E_ARGUMENT);
+  OK(mistral_model_free(alone));
+}
+
 typedef struct { const mistral_model *model; uint32_t tokens[16]; } worker_state;
 
 static void *worker(void *argument) {
@@ -445,7 +509,7 @@ static void forking(void) {
 }
 
 int main(int argc, char **argv) {
-  CHECK(argc == 3);
+  CHECK(argc == 4);
   model_path = argv[1];
   errors_of_a_thread(NULL);
   library();
@@ -462,6 +526,7 @@ int main(int argc, char **argv) {
   steps();
   generating();
   chatting();
+  preparing(argv[3]);
   threads();
   forking();
   return 0;

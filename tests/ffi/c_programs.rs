@@ -17,7 +17,8 @@ fn the_interface_does_what_its_header_says() {
     write_tiny_model(&model);
     for standard in ["c99", "c11"] {
         let program = compile(folder.path(), &repository().join("tests/c/interface.c"), standard);
-        let output = run(Command::new(&program).arg(&model).arg(folder.path()));
+        let tokenizer = repository().join("tests/fixtures/chat/tokenizer.model.v3");
+        let output = run(Command::new(&program).arg(&model).arg(folder.path()).arg(tokenizer));
         assert_eq!(
             String::from_utf8_lossy(&[output.stdout, output.stderr].concat()),
             "",
@@ -120,7 +121,7 @@ fn valid(function: &Function, parameter: &str) -> String {
         "count" if parameter.contains('*') => "&count".to_owned(),
         "count" => "2".to_owned(),
         "capacity" => "CAPACITY".to_owned(),
-        "text_len" | "path_len" | "request_len" | "options_len" => {
+        "text_len" | "path_len" | "request_len" | "options_len" | "prompt_len" | "suffix_len" => {
             format!("strlen({})", name.trim_end_matches("_len"))
         }
         "user_data" => "NULL".to_owned(),

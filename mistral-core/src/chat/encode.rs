@@ -79,15 +79,23 @@ impl Prompt {
         Ok(tokens)
     }
 
-    /// The text, control tokens by their names. It is for people: the tokens of this text may be others.
-    pub fn to_text(&self) -> String {
+    /// The text, control tokens by their names, as the reference shows it: of a SentencePiece vocabulary the pieces. It is for
+    /// people: the tokens of this text may be others.
+    ///
+    /// As [`Prompt::to_tokens`].
+    pub fn to_text(&self, tokenizer: &Tokenizer) -> Result<String> {
+        if tokenizer.writes_metaspace() {
+            let tokens = self.to_tokens(tokenizer)?;
+            let pieces = tokens.iter().filter_map(|&token| tokenizer.token_text(token));
+            return Ok(pieces.map(|piece| piece.replace(' ', "▁")).collect());
+        }
         let text = |fragment: &Fragment| match fragment {
             Fragment::Bos => "<s>".to_owned(),
             Fragment::Eos => "</s>".to_owned(),
             Fragment::Special(name) => (*name).to_owned(),
             Fragment::Text(text) | Fragment::Infill(text) => text.clone(),
         };
-        self.fragments.iter().map(text).collect()
+        Ok(self.fragments.iter().map(text).collect())
     }
 }
 

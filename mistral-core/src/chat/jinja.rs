@@ -16,6 +16,7 @@ use crate::chat::message::{Chunk, Content, Message, NO_ID, Role};
 use crate::chat::request::ChatRequest;
 use crate::chat::strftime::strftime;
 use crate::error::{Error, Result};
+use crate::tokenizer::TokenizerVersion;
 
 /// The longest template, in bytes.
 const MAX_SOURCE: usize = 1 << 20;
@@ -107,6 +108,19 @@ impl ChatTemplate {
         match prefix {
             Some(message) => cut_after(text, message),
             None => Ok(text),
+        }
+    }
+
+    /// The format of Mistral's in which answers to this template come, by the control tokens that it writes; none for the
+    /// templates of others, whose answers are content.
+    pub fn answer_version(&self) -> Option<TokenizerVersion> {
+        let writes = |name: &str| self.source.contains(name);
+        match () {
+            () if writes("[THINK]") => Some(TokenizerVersion::V13),
+            () if !writes("[TOOL_CALLS]") => None,
+            () if !writes("[ARGS]") => Some(TokenizerVersion::V3),
+            () if writes("[CALL_ID]") => Some(TokenizerVersion::V11),
+            () => Some(TokenizerVersion::V13),
         }
     }
 

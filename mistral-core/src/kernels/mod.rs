@@ -31,7 +31,7 @@ pub use cpu::packed::Activation;
 pub enum Layout {
     /// Row after row, as in the file.
     Rows,
-    /// Eight rows interleaved ([`cpu::packed`]).
+    /// Sixteen rows interleaved ([`cpu::packed`]).
     Packed,
 }
 

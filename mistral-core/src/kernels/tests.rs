@@ -3,7 +3,7 @@
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, Flex, TensorData, read_sync};
 
-use super::cpu::packed::{PackedBytes, packed_len, repack};
+use super::cpu::packed::{PackedBytes, has_packed_form, packed_len, repack};
 use super::*;
 use crate::testing::Random;
 
@@ -63,7 +63,7 @@ fn check_linear<B: Kernels>() {
         let cols = if format.is_quantized() { 3 * format.block_len() } else { 43 };
         for (rows, scale) in [(1, scalar()), (7, per_row(7)), (35, blocks(35, cols))] {
             let data = Random::new(rows as u64).tensor("w", format, &[rows, cols]).bytes;
-            let (layout, data) = match format.is_quantized() {
+            let (layout, data) = match has_packed_form(format) {
                 false => (Layout::Rows, data),
                 true => {
                     let mut out = PackedBytes::zeroed(packed_len(format, rows, cols).unwrap()).unwrap();
@@ -79,7 +79,7 @@ fn check_linear<B: Kernels>() {
                     let got = values::<B>(<B as Kernels>::linear(x(), bytes::<B>(&data), spec.clone()));
                     let want = values::<B>(reference::linear::<B>(x(), bytes::<B>(&data), spec.clone()));
                     let what = format!("{format:?} {activation:?} [{m}, {cols}] x {rows}");
-                    let int8 = activation == Activation::Int8 && format.is_quantized();
+                    let int8 = activation == Activation::Int8 && layout == Layout::Packed;
                     let share = if int8 { HALF_A_STEP } else { F32_TOLERANCE };
                     assert_within(&got, &want, &reference::decode(&data, &spec), cols, share, &what);
                 }

@@ -5,7 +5,7 @@
 
 use half::{bf16, f16};
 
-use super::Format;
+use super::{Format, few_bits, points};
 use crate::error::{Error, Result};
 
 /// Values of the 16 codes of `IQ4_NL` and `IQ4_XS` (`kvalues_iq4nl` of ggml).
@@ -41,6 +41,16 @@ impl Format {
             Self::Q6_K => q6_k,
             Self::IQ4_NL => iq4_nl,
             Self::IQ4_XS => iq4_xs,
+            Self::Q2_K => few_bits::q2_k,
+            Self::Q3_K => few_bits::q3_k,
+            Self::TQ1_0 => few_bits::tq1_0,
+            Self::TQ2_0 => few_bits::tq2_0,
+            Self::IQ1_S => points::iq1_s,
+            Self::IQ2_XXS => points::iq2_xxs,
+            Self::IQ2_XS => points::iq2_xs,
+            Self::IQ2_S => points::iq2_s,
+            Self::IQ3_XXS => points::iq3_xxs,
+            Self::IQ3_S => points::iq3_s,
         };
         let blocks = bytes.chunks_exact(self.block_bytes());
         for (bytes, out) in blocks.zip(out.chunks_exact_mut(self.block_len())) {
@@ -79,11 +89,11 @@ pub(crate) fn iq4_xs_scale(block: &[u8], j: usize) -> i8 {
     (low | (high as u8) << 4) as i8 - 32
 }
 
-fn f16_at(bytes: &[u8], at: usize) -> f32 {
+pub(super) fn f16_at(bytes: &[u8], at: usize) -> f32 {
     f16::from_le_bytes([bytes[at], bytes[at + 1]]).to_f32()
 }
 
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
+pub(super) fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }
 

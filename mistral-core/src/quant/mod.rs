@@ -4,7 +4,10 @@
 //! with its own scale, so a matrix can be cut anywhere between two blocks.
 
 mod dequantize;
+mod few_bits;
+mod grids;
 mod k_quantize;
+mod points;
 mod quantize;
 #[cfg(test)]
 mod tests;
@@ -34,6 +37,16 @@ pub enum Format {
     Q6_K,
     IQ4_NL,
     IQ4_XS,
+    Q2_K,
+    Q3_K,
+    IQ1_S,
+    IQ2_XXS,
+    IQ2_XS,
+    IQ2_S,
+    IQ3_XXS,
+    IQ3_S,
+    TQ1_0,
+    TQ2_0,
 }
 
 /// What is constant about a format.
@@ -59,7 +72,7 @@ const fn traits(
 }
 
 /// In the order of the variants of [`Format`].
-const FORMATS: [Traits; 14] = [
+const FORMATS: [Traits; 24] = [
     traits(Format::F32, "F32", Some(0), 1, 4),
     traits(Format::F16, "F16", Some(1), 1, 2),
     traits(Format::BF16, "BF16", Some(30), 1, 2),
@@ -74,20 +87,22 @@ const FORMATS: [Traits; 14] = [
     traits(Format::Q6_K, "Q6_K", Some(14), 256, 210),
     traits(Format::IQ4_NL, "IQ4_NL", Some(20), 32, 18),
     traits(Format::IQ4_XS, "IQ4_XS", Some(23), 256, 136),
+    traits(Format::Q2_K, "Q2_K", Some(10), 256, 84),
+    traits(Format::Q3_K, "Q3_K", Some(11), 256, 110),
+    traits(Format::IQ1_S, "IQ1_S", Some(19), 256, 50),
+    traits(Format::IQ2_XXS, "IQ2_XXS", Some(16), 256, 66),
+    traits(Format::IQ2_XS, "IQ2_XS", Some(17), 256, 74),
+    traits(Format::IQ2_S, "IQ2_S", Some(22), 256, 82),
+    traits(Format::IQ3_XXS, "IQ3_XXS", Some(18), 256, 98),
+    traits(Format::IQ3_S, "IQ3_S", Some(21), 256, 110),
+    traits(Format::TQ1_0, "TQ1_0", Some(34), 256, 54),
+    traits(Format::TQ2_0, "TQ2_0", Some(35), 256, 66),
 ];
 
 /// Types that a GGUF file may name and this library does not read, so that a refusal can say which it met.
-const UNSUPPORTED_GGUF: [(u32, &str); 24] = [
+const UNSUPPORTED_GGUF: [(u32, &str); 14] = [
     (9, "Q8_1"),
-    (10, "Q2_K"),
-    (11, "Q3_K"),
     (15, "Q8_K"),
-    (16, "IQ2_XXS"),
-    (17, "IQ2_XS"),
-    (18, "IQ3_XXS"),
-    (19, "IQ1_S"),
-    (21, "IQ3_S"),
-    (22, "IQ2_S"),
     (24, "I8"),
     (25, "I16"),
     (26, "I32"),
@@ -97,8 +112,6 @@ const UNSUPPORTED_GGUF: [(u32, &str); 24] = [
     (31, "Q4_0_4_4"),
     (32, "Q4_0_4_8"),
     (33, "Q4_0_8_8"),
-    (34, "TQ1_0"),
-    (35, "TQ2_0"),
     (39, "MXFP4"),
     (40, "NVFP4"),
     (41, "Q1_0"),
@@ -118,6 +131,12 @@ impl Format {
     /// The format of a GGUF tensor type (`ggml_type`); `None` if this library does not read it.
     pub fn from_gguf(id: u32) -> Option<Self> {
         FORMATS.iter().find(|traits| traits.gguf_id == Some(id)).map(|traits| traits.format)
+    }
+
+    /// The names of all formats that a GGUF file may hold, for refusals.
+    pub fn gguf_names() -> String {
+        let names: Vec<_> = FORMATS.iter().filter(|t| t.gguf_id.is_some()).map(|t| t.name).collect();
+        names.join(", ")
     }
 
     /// The GGUF tensor type; `None` for FP8, which GGUF does not have.

@@ -73,12 +73,21 @@ impl Random {
             Format::Q5_K => (&[0, 2], 63.0 * 31.0),
             Format::Q6_K => (&[208], 127.0 * 32.0),
             Format::IQ4_XS => (&[0], 32.0 * 127.0),
+            Format::Q2_K => (&[80, 82], 15.0 * 3.0),
+            Format::Q3_K => (&[108], 32.0 * 4.0),
+            Format::IQ1_S => (&[0], 15.0 * 1.125),
+            Format::IQ2_XXS | Format::IQ2_XS | Format::IQ2_S => (&[0], 15.5 / 4.0 * 43.0),
+            Format::IQ3_XXS => (&[0], 15.5 / 2.0 * 62.0),
+            Format::IQ3_S => (&[0], 31.0 * 15.0),
+            Format::TQ1_0 => (&[52], 1.0),
+            Format::TQ2_0 => (&[64], 2.0),
             _ => (&[0], 127.0),
         };
         for (number, at) in scales.iter().enumerate() {
             // The offset of Q4_1 and Q5_1 is added as it is, that of the K formats is subtracted: centre both.
             let scale = match (number, format) {
                 (1, Format::Q4_1 | Format::Q5_1) => -SPREAD / 2.0,
+                (1, Format::Q2_K) => SPREAD / 15.0 / 2.0,
                 (1, _) => SPREAD / 63.0 / 2.0,
                 _ => SPREAD / largest,
             };

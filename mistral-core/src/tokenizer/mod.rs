@@ -27,7 +27,7 @@ mod tests;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 pub use gguf::GgufVocab;
 pub use stream::StreamDecoder;
@@ -118,7 +118,15 @@ impl Tokenizer {
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         if path.is_dir() {
-            return Self::open(file_in(path)?);
+            return match Self::find(path)? {
+                Some(file) => Self::open(file),
+                None => Err(Error::format(
+                    path.display(),
+                    "tokenizer",
+                    "none",
+                    "a file tekken.json, tokenizer.model[.v*] or tokenizer.json",
+                )),
+            };
         }
         let bytes = read(path)?;
         let file = path.display().to_string();
@@ -133,6 +141,13 @@ impl Tokenizer {
                 Self::from_hf(&bytes, config.as_deref(), &file)
             }
         }
+    }
+
+    /// The tokenizer file of a folder.
+    ///
+    /// [`Error::Io`] if the folder cannot be read.
+    pub fn find(folder: &Path) -> Result<Option<PathBuf>> {
+        file_in(folder)
     }
 
     /// Reads Mistral's own JSON format. `file` is what errors call it.
@@ -259,6 +274,11 @@ impl Tokenizer {
     /// A further section of a Tekken file as it stands there: `image`, `audio`, `model_settings_builder`.
     pub fn section(&self, name: &str) -> Option<&serde_json::Value> {
         self.sections.get(name)
+    }
+
+    /// Whether the vocabulary writes a space as SentencePiece does, `▁`. Texts and tokens here have plain spaces.
+    pub fn writes_metaspace(&self) -> bool {
+        self.metaspace
     }
 
     fn check(&self, id: u32) -> Result<()> {
@@ -412,7 +432,7 @@ fn read(path: &Path) -> Result<Vec<u8>> {
 }
 
 /// The tokenizer file of a folder.
-fn file_in(folder: &Path) -> Result<std::path::PathBuf> {
+fn file_in(folder: &Path) -> Result<Option<PathBuf>> {
     let entries = std::fs::read_dir(folder).map_err(|error| Error::io(folder, error))?;
     let mut names = Vec::new();
     for entry in entries {
@@ -431,13 +451,5 @@ fn file_in(folder: &Path) -> Result<std::path::PathBuf> {
         .max_by_key(|name| (TokenizerVersion::from_file_name(name).ok().flatten(), name.as_str()));
     let tekken = names.iter().find(|name| *name == "tekken.json");
     let huggingface = names.iter().find(|name| *name == "tokenizer.json");
-    match tekken.or(newest).or(huggingface) {
-        Some(name) => Ok(folder.join(name)),
-        None => Err(Error::format(
-            folder.display(),
-            "tokenizer",
-            "none",
-            "a file tekken.json, tokenizer.model[.v*] or tokenizer.json",
-        )),
-    }
+    Ok(tekken.or(newest).or(huggingface).map(|name| folder.join(name)))
 }

@@ -8,7 +8,7 @@
 use std::sync::Mutex;
 
 use regex_automata::meta::{Cache, Regex};
-use regex_automata::{Input, PatternID};
+use regex_automata::{Anchored, Input, PatternID};
 
 /// The longest pattern that is compiled; published ones are under 500 bytes.
 const MAX_PATTERN: usize = 8192;
@@ -171,7 +171,10 @@ impl Pattern {
         if from >= text.len() {
             return None;
         }
-        let found = self.regex.search_with(cache, &Input::new(text).span(from..text.len()))?;
+        let input = Input::new(text).span(from..text.len());
+        // Most patterns leave no gap between matches, and to look for one here takes no search for its start.
+        let here = self.regex.search_with(cache, &input.clone().anchored(Anchored::Yes));
+        let found = here.or_else(|| self.regex.search_with(cache, &input))?;
         let (start, mut end) = (found.start(), found.end());
         if found.pattern() == SPACES && end < text.len() {
             // The run is as long as it can be, so a character that is no space follows: `\s+(?!\S)` gives one back.

@@ -133,7 +133,7 @@ impl Index {
                 return None;
             }
             let id = (slot & ID_MASK) - 1;
-            if slot & !ID_MASK == tag(hash) && span(bytes, ends, id) == key {
+            if slot & !ID_MASK == tag(hash) && equal(span(bytes, ends, id), key) {
                 return Some(id);
             }
             at = (at + 1) & (self.slots.len() - 1);
@@ -179,6 +179,14 @@ fn tag(hash: u64) -> u32 {
     ((hash >> 56) as u32) << 24
 }
 
+/// Keys are a few bytes long: a call of `memcmp` costs more than the comparison.
+#[inline]
+fn equal(a: &[u8], b: &[u8]) -> bool {
+    let ((words, rest), (others, tail)) = (a.as_chunks::<8>(), b.as_chunks::<8>());
+    let same = |(a, b): (&[u8; 8], &[u8; 8])| u64::from_le_bytes(*a) == u64::from_le_bytes(*b);
+    a.len() == b.len() && words.iter().zip(others).all(same) && rest.iter().zip(tail).all(|(a, b)| a == b)
+}
+
 /// Multiply-and-fold over eight bytes at a time (the construction of wyhash): the standard library's hash costs more
 /// than the rest of a lookup on keys this short.
 #[inline]
@@ -188,11 +196,27 @@ fn hash(key: &[u8], seed: u64) -> u64 {
     for word in words {
         state = fold(state ^ u64::from_le_bytes(*word), 0xA076_1D64_78BD_642F);
     }
-    let mut last = 0;
-    for &byte in rest {
-        last = last << 8 | u64::from(byte);
+    fold(state ^ last_bytes(key, rest), 0xE703_7ED1_A0B4_28DB)
+}
+
+/// The bytes after the last whole word, without a loop: of keys of the same length, those with other bytes there differ.
+#[inline]
+fn last_bytes(key: &[u8], rest: &[u8]) -> u64 {
+    match (key.last_chunk::<8>(), rest) {
+        (_, []) => 0,
+        (Some(last), _) => u64::from_le_bytes(*last),
+        (None, [first, .., last]) if rest.len() < 4 => {
+            u64::from(*first) | u64::from(rest[rest.len() / 2]) << 8 | u64::from(*last) << 16
+        }
+        (None, [only]) => u64::from(*only),
+        (None, _) => match (rest.first_chunk::<4>(), rest.last_chunk::<4>()) {
+            (Some(first), Some(last)) => {
+                u64::from(u32::from_le_bytes(*first)) << 32 | u64::from(u32::from_le_bytes(*last))
+            }
+            // Invariant: four bytes at least are left here.
+            _ => 0,
+        },
     }
-    fold(state ^ last, 0xE703_7ED1_A0B4_28DB)
 }
 
 fn fold(a: u64, b: u64) -> u64 {

@@ -56,7 +56,7 @@ impl Catalog {
             Error::unsupported(
                 format!("type of tensor {name} in {}", self.file_name(tensor)),
                 found,
-                "F32, F16, BF16, F8_E4M3; in GGUF also Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS",
+                "F32, F16, BF16, F8_E4M3",
             )
         })
     }

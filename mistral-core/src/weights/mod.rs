@@ -54,12 +54,55 @@ pub fn open(path: &Path, control: &mut Control<'_>) -> Result<Checkpoint> {
     }
 }
 
-/// The chat template that lies in `folder`, in one of the places where checkpoints carry it.
+/// What a checkpoint carries beside its weights, for those who do not want these.
+#[derive(Clone, Debug)]
+pub struct Carried {
+    /// The tokenizer.
+    pub tokenizer: Option<TokenizerSource>,
+    /// The source of the default chat template.
+    pub chat_template: Option<String>,
+    /// The tokens that end an answer, as the configuration names them.
+    pub eos_token_ids: Vec<u32>,
+}
+
+/// What the small files of `folder` say, or else the GGUF model in it.
 ///
 /// # Errors
-/// As [`open`], for the small files of a folder.
-pub fn chat_template_beside(folder: &Path) -> Result<Option<String>> {
-    Ok(Sidecar::of_folder(folder, None)?.chat_template())
+/// As [`open`], for the files that are read.
+pub fn carried_by_folder(folder: &Path) -> Result<Carried> {
+    let config = Some(folder.join("config.json")).filter(|path| path.is_file());
+    let config = config.as_deref().map(ConfigFile::read).transpose()?;
+    let sidecar = Sidecar::of_folder(folder, config.as_ref().map(|f| (f.name.as_str(), &f.value)))?;
+    if sidecar.tokenizer.is_none()
+        && let Ok(Layout { weights: Weights::Gguf(files), .. }) = folder::find(folder)
+        && let Some(first) = files.first()
+    {
+        return carried_by_gguf(first);
+    }
+    Ok(sidecar.into())
+}
+
+/// What the metadata of a GGUF file, which may have no tensors, says.
+///
+/// # Errors
+/// As [`open`], for what stands before the tensors.
+pub fn carried_by_gguf(file: &Path) -> Result<Carried> {
+    Ok(Sidecar::of_gguf(&gguf::metadata_of(file)?)?.into())
+}
+
+/// Whether a file begins as GGUF does.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn is_gguf(file: &Path) -> Result<bool> {
+    gguf::has_magic(file)
+}
+
+impl From<Sidecar> for Carried {
+    fn from(sidecar: Sidecar) -> Self {
+        let chat_template = sidecar.chat_template();
+        Self { tokenizer: sidecar.tokenizer, chat_template, eos_token_ids: sidecar.eos_token_ids }
+    }
 }
 
 /// An open model: its configuration, and its tensors under canonical names (`layers.0.attention.wq.weight`).

@@ -1,4 +1,4 @@
-"""Models: open, encode, decode, chat."""
+"""Models: open, encode, decode, chat, and its steps."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from typing import (
     Literal,
     Mapping,
     Optional,
+    Tuple,
     Union,
     overload,
 )
@@ -77,14 +78,17 @@ class Model(Handle):
         tokens as these tokens: not for text of users.
         """
         data, size = text(string)
-        values = options({"bos": bos, "special": special})
+        return self._tokens("mistral_encode", size, data, size, *options({"bos": bos, "special": special}))
+
+    def _tokens(self, name: str, size: int, *arguments: Any) -> List[int]:
+        """What a function that gives tokens gives for a text of ``size`` bytes."""
         count = c_size_t()
         # Hardly any text has more tokens than bytes.
         capacity = size + 2
         while True:
             tokens = (c_uint32 * capacity)()
-            status = library().mistral_encode(
-                self._open_handle, data, size, *values, tokens, capacity, ctypes.byref(count)
+            status = getattr(library(), name)(
+                self._open_handle, *arguments, tokens, capacity, ctypes.byref(count)
             )
             if status != _errors.BUFFER_TOO_SMALL or count.value <= capacity:
                 break
@@ -106,6 +110,48 @@ class Model(Handle):
     def session(self, context: Optional[int] = None, cache_type: Optional[str] = None, **values: Any) -> Session:
         """A new, empty session of ``context`` positions, with a cache of ``"f16"`` (the default) or ``"f32"``."""
         return Session(self, {"context": context, "cache_type": cache_type, **values})
+
+    def chat_encode(self, request: Mapping[str, Any], *, mode: str = "test", local_time: Optional[int] = None) -> List[int]:
+        """The tokens that the model reads for a chat-completions request.
+
+        ``mode`` names the rules of how a conversation may end, as in mistral-common: ``"test"``, ``"serving"``,
+        ``"finetuning"``, ``"agnostic"``. ``local_time`` (seconds since 1970) is for templates that write the date.
+        """
+        data, size = _json(request)
+        values = options({"mode": mode, "local_time": local_time})
+        return self._tokens("mistral_chat_encode", size, data, size, *values)
+
+    def chat_render(self, request: Mapping[str, Any], *, mode: str = "test", local_time: Optional[int] = None) -> str:
+        """The text that the model reads for a request, control tokens by their names: for people, not for encoding."""
+        out = c_void_p()
+        values = options({"mode": mode, "local_time": local_time})
+        check(library().mistral_chat_render(self._open_handle, *_json(request), *values, ctypes.byref(out)))
+        return take(out).decode()
+
+    def fim_encode(self, prompt: Union[str, bytes], suffix: Union[str, bytes]) -> List[int]:
+        """The tokens from which a model of the Codestral family writes what stands between two texts."""
+        before, after = text(prompt), text(suffix)
+        return self._tokens("mistral_fim_encode", before[1] + after[1], *before, *after)
+
+    def chat_parse(
+        self, written: Union[str, bytes, Iterable[int]], *, tokenizer_version: Optional[str] = None
+    ) -> Dict[str, Any]:
+        """Reads what a model has written, a text with the names of control tokens or its tokens, as a message.
+
+        The message has ``content``, and where there are any ``reasoning_content``, ``tool_calls``, and
+        ``broken_tool_calls`` for those that are cut off or malformed.
+        """
+        string: Tuple[Optional[bytes], int] = (None, 0)
+        tokens: Tuple[Any, int] = (None, 0)
+        if isinstance(written, (str, bytes)):
+            string = text(written)
+        else:
+            tokens = token_array(written)
+        out = c_void_p()
+        values = options({"tokenizer_version": tokenizer_version})
+        check(library().mistral_chat_parse(self._open_handle, *string, *tokens, *values, ctypes.byref(out)))
+        message: Dict[str, Any] = json.loads(take(out))
+        return message
 
     @overload
     def chat(
@@ -135,15 +181,18 @@ class Model(Handle):
 
 
 def _chat(model: Model, body: Mapping[str, Any], cancel: Optional[Cancel], callback: Any) -> Dict[str, Any]:
-    try:
-        request = text(json.dumps(body, allow_nan=False))
-    except (TypeError, ValueError) as error:
-        raise _errors.ArgumentError(f"request: {error}") from None
     out = c_void_p()
     handle = model._open_handle
-    check(library().mistral_chat(handle, *request, handle_of(cancel), callback, None, ctypes.byref(out)))
+    check(library().mistral_chat(handle, *_json(body), handle_of(cancel), callback, None, ctypes.byref(out)))
     response: Dict[str, Any] = json.loads(take(out))
     return response
+
+
+def _json(request: Mapping[str, Any]) -> Tuple[bytes, int]:
+    try:
+        return text(json.dumps(request, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise _errors.ArgumentError(f"request: {error}") from None
 
 
 class ChatStream(Iterator[Dict[str, Any]]):

@@ -1,4 +1,5 @@
-//! Linear layers whose weights are numbers (f32, f16, bf16, FP8), multiplied from where the file is mapped.
+//! Linear layers whose weights are multiplied from where the file is mapped: numbers (f32, f16, bf16, FP8), and blocks of formats without a
+//! packed form, of which a few rows at a time are expanded to f32.
 //!
 //! Every output is one dot product: eight running sums along k, added at the end in a fixed order. The tile's shape never changes that, so
 //! a row of a batch equals the same row alone, bit for bit.
@@ -8,16 +9,16 @@ use super::simd::{F32x8, simd_dispatch};
 use crate::quant::Format;
 use crate::weights::Fp8Scale;
 
-/// A row-major matrix `[rows, cols]` of an unpacked format.
+/// A row-major matrix `[rows, cols]` as it stands in a file.
 #[derive(Clone, Copy)]
 pub struct DenseMatrix<'a> {
-    /// `F32`, `F16`, `BF16` or `F8E4M3`.
+    /// Any format.
     pub format: Format,
     /// Outputs.
     pub rows: usize,
     /// Inputs.
     pub cols: usize,
-    /// `rows * cols` elements, at any alignment.
+    /// `rows * cols` elements in whole blocks, at any alignment.
     pub data: &'a [u8],
     /// The scales of FP8 weights.
     pub scale: Option<&'a Fp8Scale>,
@@ -32,7 +33,7 @@ const BATCH: usize = 64;
 pub fn linear(x: &[f32], m: usize, w: DenseMatrix<'_>, out: &mut [f32]) {
     assert_eq!(x.len(), m * w.cols);
     assert_eq!(out.len(), m * w.rows);
-    assert_eq!(w.data.len(), w.format.block_bytes() * w.rows * w.cols);
+    assert_eq!(w.data.len(), w.format.block_bytes() * (w.cols / w.format.block_len()) * w.rows);
     let out = Rows { data: out.as_mut_ptr(), stride: w.rows };
     pool::run(w.rows.div_ceil(TASK_ROWS), &|task| {
         let rows = task * TASK_ROWS..((task + 1) * TASK_ROWS).min(w.rows);
@@ -58,7 +59,28 @@ fn linear_rows(x: &[f32], m: usize, w: DenseMatrix<'_>, rows: std::ops::Range<us
         Format::F16 => f16_rows(x, m, w, rows, out),
         Format::BF16 => bf16_rows(x, m, w, rows, out),
         Format::F8E4M3 => f8_rows(x, m, w, rows, out),
-        other => unreachable!("{other:?} weights are packed"),
+        _ => expanded_rows(x, m, w, rows, out),
+    }
+}
+
+/// Rows that are expanded at a time: as many as a tile takes, so that they stay in the second-level cache.
+const EXPANDED_ROWS: usize = 8;
+
+/// Expands rows of blocks, and multiplies them like f32.
+fn expanded_rows(x: &[f32], m: usize, w: DenseMatrix<'_>, rows: std::ops::Range<usize>, out: Rows) {
+    let row_bytes = w.format.block_bytes() * (w.cols / w.format.block_len());
+    let mut values = vec![0.0f32; EXPANDED_ROWS.min(rows.len()) * w.cols];
+    for first in rows.clone().step_by(EXPANDED_ROWS) {
+        let count = EXPANDED_ROWS.min(rows.end - first);
+        let values = &mut values[..count * w.cols];
+        let blocks = &w.data[first * row_bytes..(first + count) * row_bytes];
+        w.format.dequantize(blocks, values).expect("rows are whole blocks");
+        // SAFETY: every f32 is four bytes, and the borrow outlives the call.
+        let data = unsafe { std::slice::from_raw_parts(values.as_ptr().cast::<u8>(), size_of_val(values)) };
+        let expanded = DenseMatrix { format: Format::F32, rows: count, data, ..w };
+        // SAFETY: columns `first..first + count` of the output are this task's.
+        let out = Rows { data: unsafe { out.data.add(first) }, ..out };
+        f32_rows(x, m, expanded, 0..count, out);
     }
 }
 

@@ -9,6 +9,8 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::catalog::{Catalog, RawTensor};
 use super::mmap::Mapped;
 use crate::control::Control;
@@ -60,21 +62,21 @@ pub(crate) fn add_files(
     first.map(Arc::new).ok_or_else(|| Error::Internal("a GGUF set without files".to_owned()))
 }
 
+/// The metadata of a file, whatever tensors it has: some hold a vocabulary alone.
+pub(crate) fn metadata_of(path: &Path) -> Result<Arc<Metadata>> {
+    let mapped = Mapped::open(path)?;
+    let name = mapped.name();
+    let bytes = mapped.shared(0..mapped.bytes().len());
+    let mut reader = Reader { file: &name, bytes: &bytes, position: 0 };
+    read_metadata(&mut reader, &bytes).map(|(metadata, _)| Arc::new(metadata))
+}
+
 fn add_file(catalog: &mut Catalog, path: &Path) -> Result<Metadata> {
     let mapped = Mapped::open(path)?;
     let name = mapped.name();
     let bytes = mapped.shared(0..mapped.bytes().len());
     let mut reader = Reader { file: &name, bytes: &bytes, position: 0 };
-    let (n_tensors, n_entries) = read_header(&mut reader)?;
-    let mut entries = Entries::new();
-    for _ in 0..n_entries {
-        let (key, value) = read_entry(&mut reader)?;
-        if entries.contains_key(&key) {
-            return Err(Error::format(&name, key, "a second value", "each key once"));
-        }
-        entries.insert(key, value);
-    }
-    let metadata = Metadata::new(name.clone(), bytes.clone(), entries);
+    let (metadata, n_tensors) = read_metadata(&mut reader, &bytes)?;
     let tensors = read_tensors(&mut reader, n_tensors, alignment(&metadata)?)?;
     let file = catalog.files.len();
     catalog.files.push(mapped);
@@ -83,6 +85,20 @@ fn add_file(catalog: &mut Catalog, path: &Path) -> Result<Metadata> {
         catalog.insert(tensor_name, tensor)?;
     }
     Ok(metadata)
+}
+
+/// The metadata, and how many tensors follow it.
+fn read_metadata(reader: &mut Reader<'_>, bytes: &Bytes) -> Result<(Metadata, u64)> {
+    let (n_tensors, n_entries) = read_header(reader)?;
+    let mut entries = Entries::new();
+    for _ in 0..n_entries {
+        let (key, value) = read_entry(reader)?;
+        if entries.contains_key(&key) {
+            return Err(reader.error(&key, "a second value", "each key once"));
+        }
+        entries.insert(key, value);
+    }
+    Ok((Metadata::new(reader.file.to_owned(), bytes.clone(), entries), n_tensors))
 }
 
 /// Counts of tensors and of metadata entries, both possible in a file of this length.
@@ -270,11 +286,7 @@ fn read_format(reader: &mut Reader<'_>, name: &str) -> Result<Format> {
     let id = reader.u32(name)?;
     Format::from_gguf(id).ok_or_else(|| {
         let found = gguf_type_name(id).map_or(format!("type {id}"), str::to_owned);
-        Error::unsupported(
-            format!("type of tensor {name} in {}", reader.file),
-            found,
-            "F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS",
-        )
+        Error::unsupported(format!("type of tensor {name} in {}", reader.file), found, Format::gguf_names())
     })
 }
 

@@ -27,7 +27,12 @@ pub const BLOCK: usize = 32;
 /// Bytes of a vector.
 pub(super) const VECTOR: usize = 64;
 
-/// Bytes of the codes of a block; 0 for formats without blocks.
+/// Whether a format is packed; the others are multiplied as they stand in the file.
+pub const fn has_packed_form(format: Format) -> bool {
+    code_bytes(format) > 0
+}
+
+/// Bytes of the codes of a block; 0 for formats without a packed form.
 pub(super) const fn code_bytes(format: Format) -> usize {
     match format {
         Format::Q4_0 | Format::Q4_1 | Format::Q4_K | Format::IQ4_NL | Format::IQ4_XS => 4 * VECTOR,
@@ -71,10 +76,10 @@ pub(super) const fn group_bytes(format: Format, cols: usize) -> usize {
 /// Bytes of a packed matrix `[rows, cols]`.
 ///
 /// # Errors
-/// [`Error::Unsupported`] if the format has no packed layout (its elements stand alone); [`Error::Argument`] if `cols` is not a
+/// [`Error::Unsupported`] if the format has no packed form; [`Error::Argument`] if `cols` is not a
 /// multiple of the format's block or the size overflows.
 pub fn packed_len(format: Format, rows: usize, cols: usize) -> Result<usize> {
-    if !format.is_quantized() {
+    if !has_packed_form(format) {
         return Err(Error::unsupported("packed format", format.name(), "formats of blocks (Q4_0, Q4_K, …)"));
     }
     // A packed group is less than 4 times the GGUF bytes of its 16 rows, even of one block: no overflow below.
@@ -140,7 +145,7 @@ fn pack_lane(format: Format, src: &[u8], lane: usize, header: &mut [u8], codes: 
         Format::Q5_K => lane.k(src, true),
         Format::Q6_K => lane.q6_k(src),
         Format::IQ4_XS => lane.iq4_xs(src),
-        Format::F32 | Format::F16 | Format::BF16 | Format::F8E4M3 => {}
+        _ => {}
     }
 }
 

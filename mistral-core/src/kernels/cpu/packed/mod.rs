@@ -24,7 +24,7 @@ use activations::{ActivationBlock, Zero};
 use formats::BlockFormat;
 use kernel::{Output, TILE_ROWS, Tile};
 use layout::BLOCK;
-pub use layout::{GROUP_ROWS, packed_len, repack};
+pub use layout::{GROUP_ROWS, has_packed_form, packed_len, repack};
 pub use memory::PackedBytes;
 use simd::scalar::Scalar;
 use simd::{Simd, Task};
@@ -279,9 +279,7 @@ macro_rules! with_format {
                 type $F = formats::$format;
                 $body
             })+
-            Format::F32 | Format::F16 | Format::BF16 | Format::F8E4M3 => {
-                unreachable!("{} has no packed form: `packed_len` refuses it", $value.name())
-            }
+            other => unreachable!("{} has no packed form: `packed_len` refuses it", other.name()),
         }
     };
 }
