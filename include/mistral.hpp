@@ -329,6 +329,30 @@ Returned<Buffer> buffer(Call call) {
   return give(status, Buffer(out));
 }
 
+/* The same for a chat whose chunks are given to `on_chunk`. */
+template <class F, class Call>
+Returned<Buffer> streamed(F &on_chunk, Call call) {
+  Callback<F> callback(on_chunk);
+  mistral_buf *out = nullptr;
+  const mistral_status status = call(&Callback<F>::on_chunk, static_cast<void *>(&callback), &out);
+  Buffer response(out);
+  return give(callback.finish(status), std::move(response));
+}
+
+/* A call that fills an array, and says how long it should be where it is too short. */
+template <class T, class Call>
+Returned<std::vector<T>> array(std::size_t capacity, Call call) {
+  std::vector<T> values(capacity);
+  std::size_t count = 0;
+  mistral_status status = call(values.data(), values.size(), &count);
+  if (status == MISTRAL_E_BUFFER_TOO_SMALL) {
+    values.resize(count);
+    status = call(values.data(), values.size(), &count);
+  }
+  values.resize(status == MISTRAL_OK ? count : 0);
+  return give(status, std::move(values));
+}
+
 }  // namespace detail
 
 /* What this build of the library is, as JSON. */
@@ -484,6 +508,24 @@ class Session {
   explicit Session(mistral_session *handle) noexcept : handle_(handle) {}
 
   Returned<void> reset() { return detail::done(mistral_session_reset(handle_.get())); }
+  /* Keeps the first `count` tokens. */
+  Returned<void> trim(std::size_t count) { return detail::done(mistral_session_trim(handle_.get(), count)); }
+  /* A second session with the same tokens, which goes on by itself. */
+  Returned<Session> fork() const {
+    mistral_session *out = nullptr;
+    const mistral_status status = mistral_session_fork(handle_.get(), &out);
+    return detail::give(status, Session(out));
+  }
+  /* Bytes for Model::load_session. */
+  template <class F = const detail::Silent>
+  Returned<Buffer> save(View options = View(), const Cancel *cancel = nullptr, F &&on_progress = F()) const {
+    detail::CallbackOf<F> callback(on_progress);
+    mistral_buf *out = nullptr;
+    const mistral_status status = mistral_session_save(handle_.get(), options.data(), options.size(),
+                                                       Cancel::get(cancel), callback.progress(), &callback, &out);
+    Buffer saved(out);
+    return detail::give(callback.finish(status), std::move(saved));
+  }
   /* How full it is, as JSON. */
   Returned<Buffer> stats() const {
     return detail::buffer([this](mistral_buf **out) { return mistral_session_stats(handle_.get(), out); });
@@ -499,14 +541,16 @@ class Session {
   }
   /* One for each token of the model's vocabulary. */
   Returned<std::vector<float>> logits() const {
-    std::vector<float> logits;
-    std::size_t count = 0;
-    mistral_status status = mistral_logits(handle_.get(), nullptr, 0, &count);
-    if (status == MISTRAL_E_BUFFER_TOO_SMALL) {
-      logits.resize(count);
-      status = mistral_logits(handle_.get(), logits.data(), logits.size(), &count);
-    }
-    return detail::give(status, std::move(logits));
+    return detail::array<float>(0, [&](float *logits, std::size_t capacity, std::size_t *count) {
+      return mistral_logits(handle_.get(), logits, capacity, count);
+    });
+  }
+  /* Chooses the next token and appends it. */
+  Returned<mistral_token_logprob> sample(View options = View(), const Cancel *cancel = nullptr) {
+    mistral_token_logprob out = {0, 0};
+    const mistral_status status = mistral_sample(handle_.get(), options.data(), options.size(), Cancel::get(cancel),
+                                                 &out.token, &out.logprob);
+    return detail::give(status, std::move(out));
   }
 
   /* Appends tokens and gives each event of what follows to `on_event`. */
@@ -530,6 +574,22 @@ class Session {
     Generation generation(out);
     return detail::give(callback.finish(status), std::move(generation));
   }
+
+  /* Answers a chat-completions request; what the session holds of the conversation already is not evaluated again. */
+  Returned<Buffer> chat(View request, const Cancel *cancel = nullptr) {
+    return detail::buffer([&](mistral_buf **out) {
+      return mistral_session_chat(handle_.get(), request.data(), request.size(), Cancel::get(cancel), nullptr, nullptr,
+                                  out);
+    });
+  }
+  /* The same for a request with `"stream": true`: `on_chunk` is given each chunk, a View of JSON. */
+  template <class F>
+  Returned<Buffer> chat(View request, const Cancel *cancel, F &&on_chunk) {
+    return detail::streamed(on_chunk, [&](mistral_chunk_fn function, void *user_data, mistral_buf **out) {
+      return mistral_session_chat(handle_.get(), request.data(), request.size(), Cancel::get(cancel), function,
+                                  user_data, out);
+    });
+  }
   mistral_session *get() const noexcept { return handle_.get(); }
 
  private:
@@ -551,6 +611,13 @@ class Model {
     return detail::give(callback.finish(status), std::move(model));
   }
 
+  /* What opening a model would take, as JSON: its weights are not read. */
+  static Returned<Buffer> estimate(View path, View options = View()) {
+    return detail::buffer([&](mistral_buf **out) {
+      return mistral_model_estimate(path.data(), path.size(), options.data(), options.size(), out);
+    });
+  }
+
   Model() noexcept = default;
   explicit Model(mistral_model *handle) noexcept : handle_(handle) {}
 
@@ -564,17 +631,26 @@ class Model {
     return detail::give(status, Session(out));
   }
 
+  /* A session that was saved, on the same model. */
+  template <class F = const detail::Silent>
+  Returned<Session> load_session(View saved, View options = View(), const Cancel *cancel = nullptr,
+                                 F &&on_progress = F()) const {
+    detail::CallbackOf<F> callback(on_progress);
+    mistral_session *out = nullptr;
+    const mistral_status status =
+        mistral_session_load(handle_.get(), saved.data(), saved.size(), options.data(), options.size(),
+                             Cancel::get(cancel), callback.progress(), &callback, &out);
+    Session session(out);
+    return detail::give(callback.finish(status), std::move(session));
+  }
+
   Returned<std::vector<std::uint32_t>> encode(View text, View options = View()) const {
     /* Hardly any text has more tokens than bytes. */
-    std::vector<std::uint32_t> tokens(text.size() + 2);
-    std::size_t count = 0;
-    mistral_status status = encode(text, options, tokens, count);
-    if (status == MISTRAL_E_BUFFER_TOO_SMALL) {
-      tokens.resize(count);
-      status = encode(text, options, tokens, count);
-    }
-    tokens.resize(status == MISTRAL_OK ? count : 0);
-    return detail::give(status, std::move(tokens));
+    return detail::array<std::uint32_t>(
+        text.size() + 2, [&](std::uint32_t *tokens, std::size_t capacity, std::size_t *count) {
+          return mistral_encode(handle_.get(), text.data(), text.size(), options.data(), options.size(), tokens,
+                                capacity, count);
+        });
   }
   Returned<Buffer> decode(TokenView tokens, View options = View()) const {
     return detail::buffer([&](mistral_buf **out) {
@@ -591,21 +667,54 @@ class Model {
   /* The same for a request with `"stream": true`: `on_chunk` is given each chunk, a View of JSON. */
   template <class F>
   Returned<Buffer> chat(View request, const Cancel *cancel, F &&on_chunk) const {
-    detail::CallbackOf<F> callback(on_chunk);
-    mistral_buf *out = nullptr;
-    const mistral_status status = mistral_chat(handle_.get(), request.data(), request.size(), Cancel::get(cancel),
-                                               &detail::CallbackOf<F>::on_chunk, &callback, &out);
-    Buffer response(out);
-    return detail::give(callback.finish(status), std::move(response));
+    return detail::streamed(on_chunk, [&](mistral_chunk_fn function, void *user_data, mistral_buf **out) {
+      return mistral_chat(handle_.get(), request.data(), request.size(), Cancel::get(cancel), function, user_data, out);
+    });
+  }
+  /* The tokens that the model reads for a request, and their text. */
+  Returned<std::vector<std::uint32_t>> chat_encode(View request, View options = View()) const {
+    return detail::array<std::uint32_t>(
+        request.size(), [&](std::uint32_t *tokens, std::size_t capacity, std::size_t *count) {
+          return mistral_chat_encode(handle_.get(), request.data(), request.size(), options.data(), options.size(),
+                                     tokens, capacity, count);
+        });
+  }
+  Returned<Buffer> chat_render(View request, View options = View()) const {
+    return detail::buffer([&](mistral_buf **out) {
+      return mistral_chat_render(handle_.get(), request.data(), request.size(), options.data(), options.size(), out);
+    });
+  }
+  /* What the model has written, as text or as tokens, as a message: JSON. */
+  Returned<Buffer> chat_parse(View text, View options = View()) const {
+    return detail::buffer([&](mistral_buf **out) {
+      return mistral_chat_parse(handle_.get(), text.data(), text.size(), nullptr, 0, options.data(), options.size(),
+                                out);
+    });
+  }
+  Returned<Buffer> chat_parse(TokenView tokens, View options = View()) const {
+    return detail::buffer([&](mistral_buf **out) {
+      return mistral_chat_parse(handle_.get(), nullptr, 0, tokens.data(), tokens.size(), options.data(),
+                                options.size(), out);
+    });
+  }
+  /* The tokens from which a model of the Codestral family fills the gap between two texts. */
+  Returned<std::vector<std::uint32_t>> fim_encode(View prompt, View suffix) const {
+    return detail::array<std::uint32_t>(
+        prompt.size() + suffix.size() + 4, [&](std::uint32_t *tokens, std::size_t capacity, std::size_t *count) {
+          return mistral_fim_encode(handle_.get(), prompt.data(), prompt.size(), suffix.data(), suffix.size(), tokens,
+                                    capacity, count);
+        });
+  }
+  /* One vector for all tokens. */
+  Returned<std::vector<float>> embed(TokenView tokens, View options = View(), const Cancel *cancel = nullptr) const {
+    return detail::array<float>(0, [&](float *embedding, std::size_t capacity, std::size_t *count) {
+      return mistral_embed(handle_.get(), tokens.data(), tokens.size(), options.data(), options.size(),
+                           Cancel::get(cancel), embedding, capacity, count);
+    });
   }
   const mistral_model *get() const noexcept { return handle_.get(); }
 
  private:
-  mistral_status encode(View text, View options, std::vector<std::uint32_t> &tokens, std::size_t &count) const {
-    return mistral_encode(handle_.get(), text.data(), text.size(), options.data(), options.size(), tokens.data(),
-                          tokens.size(), &count);
-  }
-
   detail::Owned<mistral_model, mistral_model_free> handle_;
 };
 

@@ -1,4 +1,4 @@
-/* Generates step by step, choosing each token itself: steps MODEL [TEXT [MAX_TOKENS]] */
+/* Generates step by step: looks at the logits, then chooses a token: steps MODEL [TEXT [MAX_TOKENS]] */
 #include <mistral.h>
 
 #include <stdio.h>
@@ -12,33 +12,34 @@ static int fail(const char *what, mistral_status status) {
   return 1;
 }
 
-static uint32_t most_probable(const float *logits, size_t count) {
-  size_t best = 0, i;
-  for (i = 1; i < count; i++)
-    if (logits[i] > logits[best]) best = i;
-  return (uint32_t)best;
+/* The largest logit: what a host looks at before it lets the library choose, or chooses itself. */
+static mistral_status largest(const mistral_session *session, float *logits, size_t capacity, float *out) {
+  size_t count, i;
+  mistral_status status = mistral_logits(session, logits, capacity, &count);
+  for (i = 0, *out = 0; status == MISTRAL_OK && i < count; i++)
+    if (i == 0 || logits[i] > *out) *out = logits[i];
+  return status;
 }
 
-/* Evaluates `tokens`, then chooses, prints and evaluates one token after the other. */
+/* Evaluates `tokens`, then chooses and prints one token after the other. */
 static mistral_status run(mistral_model *model, mistral_session *session, uint32_t *tokens, size_t count, int steps) {
+  const char *options = "{\"temperature\": 0.7, \"seed\": 1}";
   size_t vocabulary = 0;
-  float *logits;
+  float *logits = NULL;
   mistral_status status = mistral_prefill(session, tokens, count, NULL, NULL, NULL);
-  if (status != MISTRAL_OK) return status;
-  mistral_logits(session, NULL, 0, &vocabulary);
-  logits = malloc(vocabulary * sizeof *logits);
-  if (!logits) return MISTRAL_E_NO_MEMORY;
+  if (status == MISTRAL_OK && mistral_logits(session, NULL, 0, &vocabulary) == MISTRAL_E_BUFFER_TOO_SMALL)
+    logits = malloc(vocabulary * sizeof *logits);
+  if (status == MISTRAL_OK && !logits) status = MISTRAL_E_NO_MEMORY;
   while (status == MISTRAL_OK && steps-- > 0) {
     mistral_buf *text = NULL;
     uint32_t token;
-    if ((status = mistral_logits(session, logits, vocabulary, &vocabulary)) != MISTRAL_OK) break;
-    token = most_probable(logits, vocabulary);
+    float logit, logprob;
+    if ((status = largest(session, logits, vocabulary, &logit)) != MISTRAL_OK) break;
+    if ((status = mistral_sample(session, options, strlen(options), NULL, &token, &logprob)) != MISTRAL_OK) break;
     if ((status = mistral_decode(model, &token, 1, NULL, 0, &text)) != MISTRAL_OK) break;
-    fwrite(mistral_buf_data(text), 1, mistral_buf_len(text), stdout);
+    printf("%6.2f %6.2f %s\n", logit, logprob, mistral_buf_data(text));
     mistral_buf_free(text);
-    status = mistral_prefill(session, &token, 1, NULL, NULL, NULL);
   }
-  putchar('\n');
   free(logits);
   return status;
 }
@@ -56,7 +57,7 @@ int main(int argc, char **argv) {
   if (status == MISTRAL_OK)
     status = mistral_encode(model, text, strlen(text), with_bos, strlen(with_bos), tokens, capacity, &count);
   if (status == MISTRAL_OK) status = mistral_session_new(model, NULL, 0, &session);
-  if (status == MISTRAL_OK) status = run(model, session, tokens, count, argc > 3 ? atoi(argv[3]) : 64);
+  if (status == MISTRAL_OK) status = run(model, session, tokens, count, argc > 3 ? atoi(argv[3]) : 16);
   if (status != MISTRAL_OK) fail("steps", status);
   mistral_session_free(session);
   mistral_model_free(model);

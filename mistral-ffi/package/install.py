@@ -97,7 +97,6 @@ def describe(
         "MAJOR": header.major,
         "SYSTEM_LIBRARIES": " ".join(system_libraries),
         "SYSTEM_LIBRARIES_LIST": ";".join(system_libraries),
-        "LIB_FROM_CMAKE": "../..",
         "INCLUDE_FROM_CMAKE": Path(os.path.relpath(below["include"], below["lib"] / "cmake" / "mistral")).as_posix(),
         "BIN_FROM_LIB": Path(os.path.relpath(below["bin"], below["lib"])).as_posix(),
         "STATIC": names.static,

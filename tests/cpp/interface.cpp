@@ -128,6 +128,15 @@ static void text(const Model &model) {
   CHECK(has(MUST(model.info()).str(), "vocab_size"));
 }
 
+static void chat_formats(const Model &model) {
+  const char *request = "{\"messages\": [{\"role\": \"user\", \"content\": \"hello\"}]}";
+  const std::vector<std::uint32_t> tokens = MUST(model.chat_encode(request));
+  CHECK(tokens.size() > 5 && has(MUST(model.chat_render(request)).str(), "user: hello"));
+  CHECK(has(MUST(model.chat_parse("hello")).str(), "\"content\":\"hello\""));
+  CHECK(MUST(model.chat_parse(MUST(model.encode("hello")))).str() == MUST(model.chat_parse("hello")).str());
+  CHECK(fails([&] { return model.fim_encode("a", "b"); }).status() == MISTRAL_E_UNSUPPORTED);
+}
+
 static std::vector<std::uint32_t> generated(Session &session, const std::vector<std::uint32_t> &prompt) {
   std::vector<std::uint32_t> tokens;
   MUST(session.generate(prompt, "{\"max_tokens\": 8, \"ignore_eos\": true, \"logprobs\": 2}", nullptr, [&](const Event &event) {
@@ -164,8 +173,31 @@ static void generating(const Model &model) {
   for (std::uint32_t token : expected) {
     const std::vector<float> logits = MUST(session.logits());
     CHECK(logits.size() == 260 && logits[token] >= logits[0]);
-    MUST(session.prefill(std::vector<std::uint32_t>{token}));
+    CHECK(MUST(session.sample()).token == token);
   }
+}
+
+static void sessions(const char *path, const Model &model) {
+  const std::vector<std::uint32_t> prompt = MUST(model.encode("hello"));
+  Session session = MUST(model.session());
+  MUST(session.prefill(prompt));
+  Session fork = MUST(session.fork());
+  const std::uint32_t expected = MUST(fork.sample()).token;
+  MUST(fork.trim(prompt.size()));
+  CHECK(MUST(fork.sample()).token == expected);
+  std::string phase;
+  const Buffer saved = MUST(session.save("{\"key\": \"000102030405060708090a0b0c0d0e0f\"}", nullptr,
+                                         [&](const mistral::Progress &progress) { phase = std::string(progress.phase); }));
+  CHECK(phase == "digest" && fails([&] { return model.load_session(saved); }).status() == MISTRAL_E_INTEGRITY);
+  Session loaded = MUST(model.load_session(saved, "{\"key\": \"000102030405060708090a0b0c0d0e0f\"}"));
+  CHECK(MUST(loaded.sample()).token == expected);
+  CHECK(MUST(model.embed(prompt)).size() == 32 && has(MUST(Model::estimate(path)).str(), "total_bytes"));
+  int chunks = 0;
+  const char *request = "{\"messages\": [{\"role\": \"user\", \"content\": \"hi\"}], \"max_tokens\": 3}";
+  CHECK(has(MUST(session.chat(request)).str(), "\"cached_tokens\":0"));
+  std::string stream(request);
+  stream.insert(1, "\"stream\": true, ");
+  CHECK(!has(MUST(session.chat(stream, nullptr, [&](View) { chunks++; })).str(), "\"cached_tokens\":0") && chunks > 0);
 }
 
 // A step that fails ends a range.
@@ -254,7 +286,9 @@ int main(int argc, char **argv) {
   steering(argv[1]);
   const Model model = MUST(Model::open(argv[1]));
   text(model);
+  chat_formats(model);
   generating(model);
+  sessions(argv[1], model);
   failing_range(model);
   callbacks(model);
   lifetimes(argv[1]);

@@ -49,14 +49,19 @@ fn nothing_but_additions_since_the_baseline() {
     if !have(&["abidiff"]) {
         return;
     }
-    assert_eq!(changes(&baseline("mistral.abi"), library()), None);
+    // Debug information is that of one processor.
+    if cfg!(target_arch = "x86_64") {
+        assert_eq!(changes(&baseline("mistral.abi"), library()), None);
+    }
     let folder = temp();
     let before = std::fs::read_to_string(baseline("mistral.h")).expect("the baseline is there");
-    let (before, after) = (stand_in(folder.path(), "before", &before), stand_in(folder.path(), "after", &generate()));
+    let (before, after) =
+        (stand_in(folder.path(), "before", &before), stand_in(folder.path(), "after", &generate()));
     assert_eq!(changes(&before, &after), None);
 }
 
 /// The same check on baselines that the library has supposedly changed since.
+#[cfg(target_arch = "x86_64")]
 #[test]
 fn a_change_of_the_library_is_found() {
     if !have(&["abidiff"]) {
@@ -109,6 +114,7 @@ fn a_change_of_the_header_is_found() {
     }
 }
 
+#[cfg(target_arch = "x86_64")]
 /// `text` with another value of an attribute after `inside`. A type's name stands for its number.
 fn replace(text: &str, inside: &str, attribute: &str, old: &str, new: &str) -> String {
     let number = |name: &str| {

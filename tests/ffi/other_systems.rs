@@ -32,10 +32,8 @@ fn stand_in(folder: &Path, target: &str, name: &str) -> PathBuf {
     let (code, object, library) = (folder.join("stub.c"), folder.join("stub.o"), folder.join(name));
     std::fs::write(&code, source).expect("the file can be written");
     let mut clang = Command::new("clang");
-    clang
-        .args([target, "-ffreestanding", "-Wno-unused-parameter", "-DMISTRAL_STATIC", "-c", "-o"])
-        .arg(&object);
-    run(clang.arg(&code).arg("-I").arg(repository().join("include")));
+    clang.args([target, "-ffreestanding", "-DMISTRAL_STATIC", "-c", "-o"]).arg(&object);
+    run(clang.arg(&code));
     run(Command::new("llvm-ar").arg("rc").arg(&library).arg(&object));
     library
 }
