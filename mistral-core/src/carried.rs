@@ -43,7 +43,8 @@ pub fn tokenizer_alone(path: &Path) -> Result<Alone> {
         let carried =
             if path.is_dir() { weights::carried_by_folder(path)? } else { weights::carried_by_gguf(path)? };
         let Some(source) = &carried.tokenizer else {
-            let expected = "tekken.json, tokenizer.model[.v*], tokenizer.json, or a GGUF file with a vocabulary";
+            let expected =
+                "tekken.json, tokenizer.model[.v*], tokenizer.json, or a GGUF file with a vocabulary";
             return Err(Error::format(path.display(), "tokenizer", "none", expected));
         };
         return Ok(Alone::new(open_tokenizer(source)?, carried));

@@ -12,10 +12,13 @@ pub mod config;
 pub mod constraint;
 pub mod control;
 pub mod device;
+pub mod embed;
 pub mod engine;
 pub mod error;
+mod estimate;
 pub mod generate;
 pub mod kernels;
+pub mod limits;
 mod loader;
 pub mod nn;
 pub mod quant;
@@ -30,10 +33,13 @@ pub mod transformer;
 pub mod weights;
 
 pub use control::{CancelToken, Control, Progress};
+pub use embed::{EmbedOptions, Pooling};
 pub use engine::{Model, ModelOptions};
 pub use error::{Error, Result};
+pub use estimate::estimate;
 pub use generate::{Event, FinishReason, GenerateOptions, Generation};
-pub use session::{Session, SessionOptions};
+pub use limits::Limits;
+pub use session::{LoadOptions, Session, SessionOptions};
 pub use text::{ChatOptions, Written};
 
 /// Compiles the program of the README.
