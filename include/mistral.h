@@ -53,12 +53,12 @@
 /**
  * The major version of the library; the part of its soname.
  */
-#define MISTRAL_VERSION_MAJOR 0
+#define MISTRAL_VERSION_MAJOR 1
 
 /**
  * The minor version.
  */
-#define MISTRAL_VERSION_MINOR 1
+#define MISTRAL_VERSION_MINOR 0
 
 /**
  * The patch version.

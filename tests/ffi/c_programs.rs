@@ -9,7 +9,7 @@ use std::process::Command;
 
 use declarations::declarations;
 use matrix::matrix;
-use support::{compile, repository, run, silent, static_library, temp, write_tiny_model};
+use support::{compile, repository, run, silent, temp, write_tiny_model};
 
 #[test]
 fn the_interface_does_what_its_header_says() {
@@ -36,35 +36,4 @@ fn every_null_and_every_bad_busy_or_forked_handle_is_refused() {
     std::fs::write(&source, text).expect("the program can be written");
     let program = compile(folder.path(), &source, "c99");
     silent(Command::new(&program).arg(&model));
-}
-
-#[test]
-fn the_examples_run() {
-    let folder = temp();
-    let model = folder.path().join("tiny.gguf");
-    write_tiny_model(&model);
-    for (example, parts) in [("generate", &["tokens"][..]), ("chat", &[])] {
-        let program = compile(folder.path(), &repository().join(format!("examples/{example}.c")), "c99");
-        let output = run(Command::new(&program).arg(&model).args(["hello", "8"]));
-        let text = String::from_utf8(output.stdout).expect("the examples print UTF-8");
-        assert!(parts.iter().all(|part| text.contains(part)) && !text.is_empty(), "{example}: {text}");
-        assert!(output.stderr.is_empty());
-        let failed = Command::new(&program).arg("/nowhere").output().expect("it starts");
-        assert!(!failed.status.success() && String::from_utf8_lossy(&failed.stderr).contains("MISTRAL_E_IO"));
-    }
-}
-
-#[cfg(target_os = "linux")]
-#[test]
-fn a_program_can_carry_the_static_library() {
-    let folder = temp();
-    let model = folder.path().join("tiny.gguf");
-    write_tiny_model(&model);
-    let program = folder.path().join("static");
-    let mut cc = Command::new("cc");
-    cc.args(["-std=c99", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-I"])
-        .arg(repository().join("include"));
-    cc.arg(repository().join("examples/generate.c")).arg(static_library());
-    run(cc.args(["-lm", "-lpthread", "-ldl", "-o"]).arg(&program));
-    run(Command::new(&program).arg(&model).args(["hello", "8"]));
 }

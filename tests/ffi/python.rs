@@ -38,17 +38,3 @@ fn the_package_is_typed() {
     }
     silent(&mut mypy);
 }
-
-#[test]
-fn the_examples_run() {
-    let folder = temp();
-    let model = folder.path().join("tiny.gguf");
-    write_tiny_model(&model);
-    for example in ["generate.py", "chat.py"] {
-        let mut python = Command::new("python3");
-        python.env("PYTHONPATH", repository().join("mistral-ffi/python")).arg("-B");
-        python.arg(repository().join("examples").join(example)).arg(&model).args(["hello", "8", "--library"]);
-        let output = run(python.arg(library()));
-        assert!(!output.stdout.is_empty(), "{example} printed nothing");
-    }
-}
