@@ -17,6 +17,7 @@ use crate::engine::{Admission, Model};
 use crate::error::{Error, Result};
 use crate::generate::{GenerateOptions, Generation};
 use crate::kernels::CacheType;
+use crate::kernels::cpu::pool;
 use crate::limits::Limits;
 use crate::sampler::{SampledToken, Sampler, SamplingParams};
 
@@ -335,16 +336,20 @@ impl Session {
     /// [`Error::Argument`] for a setting out of range or an empty timeline, [`Error::ContextFull`] where the last token does not fit any
     /// more, and what [`Session::prefill`] says.
     pub fn sample(&mut self, params: &SamplingParams, control: &mut Control<'_>) -> Result<SampledToken> {
+        let audited = self.audit.is_some();
+        let options =
+            audited.then(|| GenerateOptions { sampling: params.clone(), ..GenerateOptions::default() });
+        let mut call = self.begin("sample", &[], options.as_ref())?;
         let vocab_size = self.model.vocab_size();
         let mut steps = match self.steps.take_if(|steps| steps.sampler.params() == params) {
             Some(steps) => steps,
             None => Box::new(Steps { sampler: Sampler::new(params.clone(), vocab_size)?, seen: 0 }),
         };
-        let mut call = self.begin("sample", &[], None)?;
         let result = self.sample_with(&mut steps, control);
         self.steps = Some(steps);
         if let (Some(call), Ok(sampled)) = (&mut call, &result) {
-            call.token(sampled.token, "");
+            let bytes = self.model.tokenizer().ok().and_then(|t| t.token_bytes(sampled.token));
+            call.token(sampled.token, &bytes.unwrap_or_default());
         }
         call.map_or(Ok(()), |call| call.end(&result, None)).and(result)
     }
@@ -468,8 +473,9 @@ impl Session {
         let (start, before) = (Instant::now(), self.cache.len);
         self.poisoned = true;
         let pool = Arc::clone(self.model.pool());
-        let limit = self.limits.max_time;
-        let result = control.within(limit, |control| pool.scope(|| self.evaluate_chunks(want, control)));
+        let (cancel, limit) = (control.cancel_token(), self.limits.max_time);
+        let result =
+            control.within(limit, |control| pool.scope(cancel, || self.evaluate_chunks(want, control)));
         self.poisoned = false;
         let done = (self.cache.len - before) as u64;
         let work = if done > 1 { &mut self.prompt } else { &mut self.decode };
@@ -519,19 +525,22 @@ impl Session {
         Err(Error::format(self.model.path().display(), key, logits[i], expected))
     }
 
-    /// One forward pass over the tokens up to `end`.
-    fn pass(&mut self, end: usize, want: &Want, control: &mut Control<'_>) -> Result<Vec<f32>> {
+    /// One forward pass over the tokens up to `end`; if it is cancelled, it was not there.
+    fn pass(&mut self, end: usize, want: &Want, control: &Control<'_>) -> Result<Vec<f32>> {
         let transformer = &self.model.weights()?.transformer;
         let start = self.cache.len;
+        let mut check = || pool::check().and_then(|()| control.check());
         let h = transformer.tok_embeddings.forward(&self.tokens[start..end])?;
-        let h = transformer.forward(h, &mut self.cache, &mut || control.check())?; // [t, dim]
-        let h = match want {
+        let h = transformer.forward(h, &mut self.cache, &mut check)?; // [t, dim]
+        let rows = match want {
             Want::Nothing => return Ok(Vec::new()),
-            Want::Last => h.narrow(0, end - start - 1, 1),
-            Want::All => h,
-            Want::States => return read(transformer.norm.forward(h)),
+            Want::Last => transformer.logits(h.narrow(0, end - start - 1, 1)),
+            Want::All => transformer.logits(h),
+            Want::States => transformer.norm.forward(h),
         };
-        read(transformer.logits(h))
+        let rows = read(rows);
+        check().inspect_err(|_| self.cache.len = start)?;
+        rows
     }
 }
 

@@ -27,7 +27,7 @@ use crate::types::*;
 /// Threads: any, several at once.
 /// Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT` (the options, no token, or one outside the
 /// vocabulary), `MISTRAL_E_UTF8`, `MISTRAL_E_HANDLE`, `MISTRAL_E_LIMIT`, `MISTRAL_E_FORMAT` (the weights are damaged),
-/// `MISTRAL_E_UNSUPPORTED` (no weights), `MISTRAL_E_CANCELLED`, `MISTRAL_E_BUFFER_TOO_SMALL`, `MISTRAL_E_DEVICE`,
+/// `MISTRAL_E_UNSUPPORTED` (no weights), `MISTRAL_E_CANCELLED`, `MISTRAL_E_BUFFER_TOO_SMALL`, `MISTRAL_E_DEVICE`, `MISTRAL_E_AUDIT`,
 /// `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
 #[unsafe(no_mangle)]
 #[allow(clippy::too_many_arguments, reason = "C has no slices")]
@@ -59,10 +59,12 @@ pub unsafe extern "C" fn mistral_embed(
         let options = options::embed(options)?;
         let steering = Steering::new(cancel, None, ptr::null_mut())?;
         let needed = model.weights()?.config.dim;
-        count.write(needed);
-        let room =
-            embedding.get_mut(..needed).ok_or_else(|| Failure::too_small("embedding", needed, capacity))?;
+        let Some(room) = embedding.get_mut(..needed) else {
+            count.write(needed);
+            return Err(Failure::too_small("embedding", needed, capacity));
+        };
         room.copy_from_slice(&steering.run(|control| model.embed(tokens, &options, control))?);
+        count.write(needed);
         Ok(())
     })
 }

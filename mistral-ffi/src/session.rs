@@ -134,14 +134,14 @@ pub(crate) fn with_audit(session: Session, audit: Option<&AuditOptions>) -> Outc
 /// `options` is a JSON object: `context` (positions; 4096, or fewer if the model was made for fewer, if not
 /// given), `cache_type` (`"f16"`, the default, or `"f32"`), and the bounds `max_prompt_tokens`,
 /// `max_output_tokens` and `max_time_ms` of each call on the session, as for `mistral_model_open`: the tighter
-/// of both holds.
+/// of both holds; `audit` (as for `mistral_model_open`: a log of its own instead of the model's).
 ///
 /// Ownership: the caller frees `*out` with `mistral_session_free`; the session keeps the model alive.
 /// Encoding: `options` is UTF-8.
 /// NULL allowed: `options` if `options_len` is 0.
 /// Threads: any, several at once.
 /// Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT`, `MISTRAL_E_UTF8`, `MISTRAL_E_HANDLE`,
-/// `MISTRAL_E_NO_MEMORY`, `MISTRAL_E_LIMIT`, `MISTRAL_E_UNSUPPORTED`, `MISTRAL_E_DEVICE`, `MISTRAL_E_FORKED`,
+/// `MISTRAL_E_NO_MEMORY`, `MISTRAL_E_LIMIT`, `MISTRAL_E_UNSUPPORTED`, `MISTRAL_E_DEVICE`, `MISTRAL_E_AUDIT`, `MISTRAL_E_FORKED`,
 /// `MISTRAL_E_INTERNAL`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mistral_session_new(

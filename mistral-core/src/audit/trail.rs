@@ -129,17 +129,17 @@ pub(crate) struct Call {
 }
 
 impl Call {
-    /// A token of the answer, and the text that became certain with it.
-    pub fn token(&mut self, token: u32, text: &str) {
+    /// A token of the answer, and the bytes of the text that became certain with it.
+    pub fn token(&mut self, token: u32, text: &[u8]) {
         self.tokens += 1;
         if let Some(output) = &mut self.output {
             match self.attached.subject.has_text {
-                true => output.update(text.as_bytes()),
+                true => output.update(text),
                 false => output.update(&token.to_le_bytes()),
             }
         }
         if let Some(whole) = &mut self.text {
-            whole.push_str(text);
+            whole.push_str(&String::from_utf8_lossy(text));
         }
     }
 
