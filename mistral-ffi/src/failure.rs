@@ -121,9 +121,6 @@ impl From<Error> for Failure {
             Error::ContextFull { needed, capacity } => {
                 of(MISTRAL_E_CONTEXT_FULL).part("needed", needed).part("capacity", capacity)
             }
-            Error::Integrity { what, found, expected } => {
-                of(MISTRAL_E_INTEGRITY).part("what", what).part("found", found).part("expected", expected)
-            }
             Error::Signature { file, found, expected } => {
                 of(MISTRAL_E_SIGNATURE).part("file", file).part("found", found).part("expected", expected)
             }

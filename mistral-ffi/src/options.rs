@@ -618,7 +618,7 @@ mod tests {
         assert_eq!(generate(None).unwrap(), GenerateOptions::default());
         assert_eq!(generate(Some("null")).unwrap(), GenerateOptions::default());
         let options = session(Some(r#"{"context": null}"#)).unwrap();
-        assert_eq!(options, (SessionOptions::default(), Limits::default()));
+        assert_eq!(options, (SessionOptions::default(), Limits::default(), None));
         assert_eq!(generate(Some(r#"{"stop": "x", "logprobs": true}"#)).unwrap().sampling.logprobs, Some(0));
     }
 
