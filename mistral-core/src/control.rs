@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 
@@ -13,6 +14,9 @@ pub struct CancelToken(Arc<Flag>);
 struct Flag {
     cancelled: AtomicBool,
     parent: Option<CancelToken>,
+    /// Looks at the token until it is cancelled, where a test counts them.
+    #[cfg(test)]
+    looks_left: Option<std::sync::atomic::AtomicUsize>,
 }
 
 impl CancelToken {
@@ -23,7 +27,13 @@ impl CancelToken {
 
     /// A token that is cancelled with this one, and can be without it.
     pub fn child(&self) -> Self {
-        Self(Arc::new(Flag { cancelled: AtomicBool::new(false), parent: Some(self.clone()) }))
+        Self(Arc::new(Flag { parent: Some(self.clone()), ..Flag::default() }))
+    }
+
+    /// A token that is cancelled once it was looked at `looks` times: every place where a call can be stopped, one after the other.
+    #[cfg(test)]
+    pub(crate) fn cancelled_after(looks: usize) -> Self {
+        Self(Arc::new(Flag { looks_left: Some(looks.into()), ..Flag::default() }))
     }
 
     /// Asks the calls that hold this token to stop; they end with [`Error::Cancelled`].
@@ -38,6 +48,12 @@ impl CancelToken {
 
     /// Whether [`CancelToken::cancel`] was called, on this token or on a parent.
     pub fn is_cancelled(&self) -> bool {
+        #[cfg(test)]
+        if let Some(left) = &self.0.looks_left
+            && left.try_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_err()
+        {
+            self.cancel();
+        }
         self.0.cancelled.load(Ordering::Acquire) || self.0.parent.as_ref().is_some_and(Self::is_cancelled)
     }
 }
@@ -45,9 +61,9 @@ impl CancelToken {
 /// How far a long call has come.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Progress {
-    /// What is being done: `"load"`, `"prefill"`.
+    /// What is being done: `"load"`, `"prefill"`, `"digest"`.
     pub phase: &'static str,
-    /// Units done: bytes while loading, tokens while prefilling.
+    /// Units done: tokens while prefilling, otherwise bytes.
     pub done: u64,
     /// Units in all.
     pub total: u64,
@@ -58,6 +74,14 @@ pub struct Progress {
 pub struct Control<'a> {
     cancel: Option<&'a CancelToken>,
     progress: Option<&'a mut dyn FnMut(Progress)>,
+    time: Option<Time>,
+}
+
+/// A bound on the time of a call.
+#[derive(Clone, Copy)]
+struct Time {
+    start: Instant,
+    limit: Duration,
 }
 
 impl<'a> Control<'a> {
@@ -72,13 +96,31 @@ impl<'a> Control<'a> {
         self
     }
 
+    /// The token that can stop the call.
+    pub(crate) fn cancel_token(&self) -> Option<&'a CancelToken> {
+        self.cancel
+    }
+
     /// With a function that is told of progress.
     pub fn with_progress(mut self, progress: &'a mut dyn FnMut(Progress)) -> Self {
         self.progress = Some(progress);
         self
     }
 
-    /// Reports progress, then fails with [`Error::Cancelled`] if the host has asked to stop.
+    /// Runs `body`, which fails with [`Error::Limit`] where it is checked after `limit` has passed. The bound of a call that this one is a
+    /// part of stays instead.
+    pub fn within<R>(&mut self, limit: Option<Duration>, body: impl FnOnce(&mut Self) -> R) -> R {
+        let outer = self.time;
+        self.time = outer.or_else(|| limit.map(|limit| Time { start: Instant::now(), limit }));
+        let result = body(self);
+        self.time = outer;
+        result
+    }
+
+    /// Reports progress, then fails as [`Control::check`].
+    ///
+    /// # Errors
+    /// As [`Control::check`].
     pub fn step(&mut self, progress: Progress) -> Result<()> {
         if let Some(report) = self.progress.as_mut() {
             report(progress);
@@ -86,10 +128,18 @@ impl<'a> Control<'a> {
         self.check()
     }
 
-    /// Fails with [`Error::Cancelled`] if the host has asked to stop.
+    /// Fails with [`Error::Cancelled`] if the host has asked to stop, with [`Error::Limit`] if the time is up.
+    ///
+    /// # Errors
+    /// These two.
     pub fn check(&self) -> Result<()> {
-        match self.cancel {
-            Some(token) if token.is_cancelled() => Err(Error::Cancelled),
+        if self.cancel.is_some_and(CancelToken::is_cancelled) {
+            return Err(Error::Cancelled);
+        }
+        match self.time.map(|time| (time.start.elapsed(), time.limit)) {
+            Some((passed, limit)) if passed > limit => {
+                Err(Error::limit("max_time_ms", passed.as_millis(), limit.as_millis()))
+            }
             _ => Ok(()),
         }
     }
@@ -109,5 +159,18 @@ mod tests {
         assert!(other.is_cancelled());
         parent.reset();
         assert!(one.is_cancelled() && !other.is_cancelled());
+    }
+
+    #[test]
+    fn the_bound_of_the_outer_call_holds_inside_and_no_longer() {
+        let mut control = Control::none();
+        control.within(Some(Duration::ZERO), |control| {
+            std::thread::sleep(Duration::from_millis(1));
+            let error = control.within(Some(Duration::MAX), |control| control.check()).unwrap_err();
+            assert!(error.to_string().contains("max_time_ms"), "{error}");
+            assert!(matches!(error, Error::Limit { .. }));
+        });
+        control.within(Some(Duration::MAX), |control| control.check()).unwrap();
+        control.check().unwrap();
     }
 }

@@ -122,6 +122,8 @@ impl<S: DerefMut<Target = Session>> Generation<S> {
         control: &mut Control<'_>,
     ) -> Result<Self> {
         let mut state = Prepared::new(session.model(), options)?;
+        let most = session.limits().output_tokens(options.max_tokens)?;
+        state.max_tokens = most.unwrap_or(usize::MAX);
         session.prefill(ids, control)?;
         state.sampler.accept_prompt(session.tokens())?;
         Ok(Self { session, state, generated: 0, finish: None })
@@ -203,7 +205,7 @@ impl Prepared {
             sampler: Sampler::new(options.sampling.clone(), vocab_size)?,
             stops: StopMatcher::new(&options.stop)?,
             end_tokens,
-            max_tokens: options.max_tokens.unwrap_or(usize::MAX),
+            max_tokens: usize::MAX,
             constraint: constraint(model, options)?,
             ignore_eos: options.ignore_eos,
             text_tokens: model.tokenizer().map_or(0, |t| t.vocab_size()),

@@ -4,6 +4,8 @@
 //! Data flows one way: bytes on disk → [`weights`] → [`transformer`] on a device → logits → a sampled token → text.
 
 pub mod cache;
+#[cfg(test)]
+mod cancel_tests;
 mod carried;
 pub mod chat;
 mod completion;
@@ -11,10 +13,13 @@ pub mod config;
 pub mod constraint;
 pub mod control;
 pub mod device;
+pub mod embed;
 pub mod engine;
 pub mod error;
+mod estimate;
 pub mod generate;
 pub mod kernels;
+pub mod limits;
 mod loader;
 pub mod nn;
 pub mod quant;
@@ -30,8 +35,11 @@ pub mod weights;
 
 pub use constraint::ConstraintSpec;
 pub use control::{CancelToken, Control, Progress};
+pub use embed::{EmbedOptions, Pooling};
 pub use engine::{Model, ModelOptions};
 pub use error::{Error, Result};
+pub use estimate::estimate;
 pub use generate::{Event, FinishReason, GenerateOptions, Generation};
-pub use session::{Session, SessionOptions};
+pub use limits::Limits;
+pub use session::{LoadOptions, Session, SessionOptions};
 pub use text::{ChatOptions, Written};

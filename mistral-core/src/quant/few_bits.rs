@@ -44,7 +44,7 @@ pub(super) fn tq1_0(block: &[u8], out: &mut [f32]) {
         let mut power = 1u8;
         for _ in 0..digits {
             for (out, byte) in out[at..at + len].iter_mut().zip(&block[from..]) {
-                let digit = u16::from(byte.wrapping_mul(power)) * 3 >> 8;
+                let digit = (u16::from(byte.wrapping_mul(power)) * 3) >> 8;
                 *out = d * (f32::from(digit) - 1.0);
             }
             (at, power) = (at + len, power.wrapping_mul(3));
