@@ -179,8 +179,8 @@ impl Session {
         let mut options = generate_options(&request.options);
         options.constraint_prefix = prompt.prefix_tokens(&model)?;
         grammar::constrain(&model, request, &mut options)?;
-        let seed = options.sampling.seed;
         self.check_room(prompt.tokens.len())?;
+        let seed = options.sampling.seed;
         let mut reply = Reply::new(request);
         let mut first_kept = None;
         for (index, n) in (0..request.options.n.unwrap_or(1)).enumerate() {

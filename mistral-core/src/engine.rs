@@ -281,6 +281,11 @@ impl Model {
         })
     }
 
+    /// The layers, for tests that break them.
+    pub(crate) fn transformer_mut(&mut self) -> Option<&mut Transformer> {
+        self.weights.as_mut().map(|weights| &mut weights.transformer)
+    }
+
     pub(crate) fn chat_style(&self) -> Result<&ChatStyle> {
         self.tokenizer()?;
         self.chat_style.as_ref().ok_or_else(|| Error::Internal("a tokenizer without a chat style".to_owned()))

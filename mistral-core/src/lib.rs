@@ -43,3 +43,8 @@ pub use generate::{Event, FinishReason, GenerateOptions, Generation};
 pub use limits::Limits;
 pub use session::{LoadOptions, Session, SessionOptions};
 pub use text::{ChatOptions, Written};
+
+/// Compiles the program of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;
