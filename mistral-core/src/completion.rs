@@ -135,12 +135,14 @@ impl Model {
     ) -> Result<Value> {
         let request = ChatRequest::from_value(request)?;
         let prompt = self.chat_encode(&request)?.len();
-        let answer =
-            request.options.max_tokens.map_or(DEFAULT_ANSWER, |n| usize::try_from(n).unwrap_or(usize::MAX));
+        let asked = request.options.max_tokens.map(|n| usize::try_from(n).unwrap_or(usize::MAX));
+        let answer = self.limits().output_tokens(asked)?.unwrap_or(DEFAULT_ANSWER);
         let longest = self.weights()?.config.max_context.max(1);
         let context = prompt.saturating_add(answer).clamp(1, longest.max(DEFAULT_CONTEXT.min(longest)));
+        self.limits().check_prompt(prompt)?;
         let options = SessionOptions { context: Some(context), ..SessionOptions::default() };
-        self.session(&options)?.chat_request(&request, on_chunk, control)
+        let mut session = self.session(&options)?;
+        control.within(self.limits().max_time, |control| session.chat_request(&request, on_chunk, control))
     }
 
     pub(crate) fn no_chat(&self, reason: &str) -> Error {
@@ -149,17 +151,19 @@ impl Model {
 }
 
 impl Session {
-    /// Answers a chat-completions request on this session: what the conversation shares with the session's timeline is not evaluated again.
+    /// Answers a chat-completions request on this session: what the conversation shares with the session's timeline is not evaluated again, and
+    /// `usage.prompt_tokens_details.cached_tokens` says how many tokens that were.
     ///
     /// # Errors
-    /// As [`Model::chat`].
+    /// As [`Model::chat`]. A conversation that does not fit leaves the session as it was.
     pub fn chat(
         &mut self,
         request: &Value,
         on_chunk: &mut dyn FnMut(Value),
         control: &mut Control<'_>,
     ) -> Result<Value> {
-        self.chat_request(&ChatRequest::from_value(request)?, on_chunk, control)
+        let request = ChatRequest::from_value(request)?;
+        control.within(self.limits().max_time, |control| self.chat_request(&request, on_chunk, control))
     }
 
     fn chat_request(
@@ -171,6 +175,7 @@ impl Session {
         let model = Arc::clone(self.model());
         let prompt = model.chat_prompt(request, &ChatOptions::default())?;
         refuse_unhonoured(request)?;
+        self.check_room(prompt.tokens.len())?;
         let mut reply = Reply::new(request);
         let mut first_kept = None;
         for (index, n) in (0..request.options.n.unwrap_or(1)).enumerate() {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 
@@ -60,9 +61,9 @@ impl CancelToken {
 /// How far a long call has come.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Progress {
-    /// What is being done: `"load"`, `"prefill"`.
+    /// What is being done: `"load"`, `"prefill"`, `"digest"`.
     pub phase: &'static str,
-    /// Units done: bytes while loading, tokens while prefilling.
+    /// Units done: tokens while prefilling, otherwise bytes.
     pub done: u64,
     /// Units in all.
     pub total: u64,
@@ -73,6 +74,14 @@ pub struct Progress {
 pub struct Control<'a> {
     cancel: Option<&'a CancelToken>,
     progress: Option<&'a mut dyn FnMut(Progress)>,
+    time: Option<Time>,
+}
+
+/// A bound on the time of a call.
+#[derive(Clone, Copy)]
+struct Time {
+    start: Instant,
+    limit: Duration,
 }
 
 impl<'a> Control<'a> {
@@ -98,7 +107,20 @@ impl<'a> Control<'a> {
         self
     }
 
-    /// Reports progress, then fails with [`Error::Cancelled`] if the host has asked to stop.
+    /// Runs `body`, which fails with [`Error::Limit`] where it is checked after `limit` has passed. The bound of a call that this one is a
+    /// part of stays instead.
+    pub fn within<R>(&mut self, limit: Option<Duration>, body: impl FnOnce(&mut Self) -> R) -> R {
+        let outer = self.time;
+        self.time = outer.or_else(|| limit.map(|limit| Time { start: Instant::now(), limit }));
+        let result = body(self);
+        self.time = outer;
+        result
+    }
+
+    /// Reports progress, then fails as [`Control::check`].
+    ///
+    /// # Errors
+    /// As [`Control::check`].
     pub fn step(&mut self, progress: Progress) -> Result<()> {
         if let Some(report) = self.progress.as_mut() {
             report(progress);
@@ -106,10 +128,18 @@ impl<'a> Control<'a> {
         self.check()
     }
 
-    /// Fails with [`Error::Cancelled`] if the host has asked to stop.
+    /// Fails with [`Error::Cancelled`] if the host has asked to stop, with [`Error::Limit`] if the time is up.
+    ///
+    /// # Errors
+    /// These two.
     pub fn check(&self) -> Result<()> {
-        match self.cancel {
-            Some(token) if token.is_cancelled() => Err(Error::Cancelled),
+        if self.cancel.is_some_and(CancelToken::is_cancelled) {
+            return Err(Error::Cancelled);
+        }
+        match self.time.map(|time| (time.start.elapsed(), time.limit)) {
+            Some((passed, limit)) if passed > limit => {
+                Err(Error::limit("max_time_ms", passed.as_millis(), limit.as_millis()))
+            }
             _ => Ok(()),
         }
     }
@@ -129,5 +159,18 @@ mod tests {
         assert!(other.is_cancelled());
         parent.reset();
         assert!(one.is_cancelled() && !other.is_cancelled());
+    }
+
+    #[test]
+    fn the_bound_of_the_outer_call_holds_inside_and_no_longer() {
+        let mut control = Control::none();
+        control.within(Some(Duration::ZERO), |control| {
+            std::thread::sleep(Duration::from_millis(1));
+            let error = control.within(Some(Duration::MAX), |control| control.check()).unwrap_err();
+            assert!(error.to_string().contains("max_time_ms"), "{error}");
+            assert!(matches!(error, Error::Limit { .. }));
+        });
+        control.within(Some(Duration::MAX), |control| control.check()).unwrap();
+        control.check().unwrap();
     }
 }

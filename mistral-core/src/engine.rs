@@ -1,11 +1,12 @@
 //! A model that was opened: immutable, shared by its sessions.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use burn::tensor::Device;
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 use crate::carried::{self, Alone, open_tokenizer};
 use crate::completion::ChatStyle;
@@ -16,6 +17,7 @@ use crate::error::{Error, Result};
 use crate::kernels::Activation;
 use crate::kernels::cpu::packed::arm_name;
 use crate::kernels::cpu::pool::Pool;
+use crate::limits::Limits;
 use crate::loader::{self, LoadOptions};
 use crate::quant::Format;
 use crate::sampler::GENERATOR;
@@ -40,6 +42,12 @@ pub struct ModelOptions {
     pub activation: Activation,
     /// Bytes that weights and caches together may take; `None`: no bound.
     pub max_memory: Option<u64>,
+    /// Bytes that the files with weights may have; `None`: no bound.
+    pub max_model_bytes: Option<u64>,
+    /// Sessions that there may be at a time, those that a chat or an embedding makes for itself included; `None`: no bound.
+    pub max_sessions: Option<usize>,
+    /// Bounds on each call on the model and on its sessions; not on opening it.
+    pub limits: Limits,
     /// `false` opens the tokenizer alone.
     pub weights: bool,
     /// Mistral's chat format, where the files do not tell it.
@@ -54,6 +62,9 @@ impl Default for ModelOptions {
             quantize: None,
             activation: Activation::Int8,
             max_memory: None,
+            max_model_bytes: None,
+            max_sessions: None,
+            limits: Limits::default(),
             weights: true,
             tokenizer_version: None,
         }
@@ -68,6 +79,8 @@ pub struct Weights {
     /// The layers on their device.
     pub transformer: Transformer,
     checkpoint: Checkpoint,
+    /// Of the files, once someone has asked for them.
+    digests: OnceLock<Vec<[u8; 32]>>,
 }
 
 impl Weights {
@@ -78,8 +91,11 @@ impl Weights {
         for (_, _, format) in self.checkpoint.names() {
             *formats.entry(format.name()).or_default() += 1;
         }
-        let files =
-            self.checkpoint.files().map(|f| json!({"path": f.path.display().to_string(), "bytes": f.bytes}));
+        let digests = self.digests.get();
+        let files = self.checkpoint.files().enumerate().map(|(i, f)| {
+            let sha256 = digests.map(|all| hex(&all[i]));
+            json!({"path": f.path.display().to_string(), "bytes": f.bytes, "sha256": sha256})
+        });
         json!({
             "architecture": architecture, "dim": dim, "n_layers": self.config.layers.len(), "n_heads": n_heads,
             "n_kv_heads": n_kv_heads, "head_dim": head_dim, "hidden_dim": hidden_dim, "vocab_size": vocab_size,
@@ -103,14 +119,16 @@ pub struct Model {
     memory: Arc<Memory>,
 }
 
-/// Bytes in use against the bound that the host set.
+/// What is in use against the bounds that the host set.
 #[derive(Debug)]
 struct Memory {
     used: AtomicU64,
     limit: u64,
+    sessions: AtomicUsize,
+    max_sessions: usize,
 }
 
-/// Bytes that were admitted; given back when it is dropped.
+/// A session that was admitted, and its bytes; given back when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Admission {
     memory: Arc<Memory>,
@@ -120,6 +138,7 @@ pub(crate) struct Admission {
 impl Drop for Admission {
     fn drop(&mut self) {
         self.memory.used.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.memory.sessions.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -134,17 +153,16 @@ impl Model {
         control: &mut Control<'_>,
     ) -> Result<Arc<Self>> {
         let path = path.as_ref();
-        let device = device::open(&options.device)?;
+        let device = check(options)?;
         // Nothing runs on the threads of a tokenizer.
         let threads = if options.weights { options.threads } else { options.threads.or(Some(1)) };
         let pool = Arc::new(new_pool(threads)?);
-        check_quantize(options.quantize)?;
         if !options.weights {
             return Self::open_tokenizer(path, options, device, pool);
         }
         let checkpoint = weights::open(path, control)?;
-        let memory = Arc::new(Memory::new(options.max_memory));
-        memory.take("weights", checkpoint.total_bytes())?;
+        let memory = Arc::new(Memory::new(options));
+        memory.take_weights(&checkpoint, options)?;
         let load = LoadOptions {
             device: device.clone(),
             quantize: options.quantize,
@@ -167,7 +185,7 @@ impl Model {
             options: options.clone(),
             device,
             pool,
-            weights: Some(Weights { config, transformer, checkpoint }),
+            weights: Some(Weights { config, transformer, checkpoint, digests: OnceLock::new() }),
             tokenizer,
             chat_style,
             eos_token_ids,
@@ -193,7 +211,7 @@ impl Model {
             eos_token_ids,
             tokenizer: Some(Arc::new(tokenizer)),
             chat_style: Some(chat_style),
-            memory: Arc::new(Memory::new(options.max_memory)),
+            memory: Arc::new(Memory::new(options)),
         }))
     }
 
@@ -303,15 +321,69 @@ impl Model {
         &self.pool
     }
 
-    pub(crate) fn admit(&self, what: &str, bytes: u64) -> Result<Admission> {
-        self.memory.take(what, bytes)?;
-        Ok(Admission { memory: Arc::clone(&self.memory), bytes })
+    /// Admits a session whose cache takes `bytes`.
+    pub(crate) fn admit_session(&self, bytes: u64) -> Result<Admission> {
+        self.memory.take_session()?;
+        // Gives the session back if there is no room for its bytes.
+        let mut admission = Admission { memory: Arc::clone(&self.memory), bytes: 0 };
+        self.memory.take("KV cache", bytes)?;
+        admission.bytes = bytes;
+        Ok(admission)
+    }
+
+    /// The bounds of every call.
+    pub fn limits(&self) -> Limits {
+        self.options.limits
+    }
+
+    pub(crate) fn options(&self) -> &ModelOptions {
+        &self.options
+    }
+
+    /// What the model is, to the bit: the SHA-256 of the SHA-256 of its files with weights. The first call reads them all (see
+    /// [`Checkpoint::digests`]), the later ones know it, and [`Model::info`] then tells it.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] on a model opened without weights; [`Error::Cancelled`].
+    pub fn digest(&self, control: &mut Control<'_>) -> Result<[u8; 32]> {
+        let Weights { checkpoint, digests, .. } = self.weights()?;
+        let known = match digests.get() {
+            Some(known) => known,
+            None => {
+                let found = checkpoint.digests(control)?;
+                digests.get_or_init(|| found)
+            }
+        };
+        Ok(Sha256::digest(known.concat()).into())
     }
 }
 
 impl Memory {
-    fn new(limit: Option<u64>) -> Self {
-        Self { used: AtomicU64::new(0), limit: limit.unwrap_or(u64::MAX) }
+    fn new(options: &ModelOptions) -> Self {
+        Self {
+            used: AtomicU64::new(0),
+            limit: options.max_memory.unwrap_or(u64::MAX),
+            sessions: AtomicUsize::new(0),
+            max_sessions: options.max_sessions.unwrap_or(usize::MAX),
+        }
+    }
+
+    fn take_weights(&self, checkpoint: &Checkpoint, options: &ModelOptions) -> Result<()> {
+        let bytes = checkpoint.total_bytes();
+        match options.max_model_bytes {
+            Some(limit) if bytes > limit => Err(Error::limit("max_model_bytes", bytes, limit)),
+            _ => self.take("weights", bytes),
+        }
+    }
+
+    fn take_session(&self) -> Result<()> {
+        let fits = |count: usize| (count < self.max_sessions).then_some(count + 1);
+        match self.sessions.try_update(Ordering::Relaxed, Ordering::Relaxed, fits) {
+            Ok(_) => Ok(()),
+            Err(count) => {
+                Err(Error::limit("max_sessions", format!("one more beside {count}"), self.max_sessions))
+            }
+        }
     }
 
     fn take(&self, what: &str, bytes: u64) -> Result<()> {
@@ -326,13 +398,44 @@ impl Memory {
     }
 }
 
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn check_threads(threads: Option<usize>) -> Result<()> {
+    match threads.filter(|threads| !(1..=MAX_THREADS).contains(threads)) {
+        None => Ok(()),
+        Some(threads) => Err(Error::argument("threads", threads, format!("1 to {MAX_THREADS}"))),
+    }
+}
+
 fn new_pool(threads: Option<usize>) -> Result<Pool> {
-    let threads = match threads {
-        None => std::thread::available_parallelism().map_or(1, usize::from),
-        Some(threads) if (1..=MAX_THREADS).contains(&threads) => threads,
-        Some(threads) => return Err(Error::argument("threads", threads, format!("1 to {MAX_THREADS}"))),
-    };
+    let threads = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
     Pool::new(threads).map_err(|e| Error::limit("threads", format!("{threads} ({e})"), "what the system has"))
+}
+
+/// Refuses options that no model could be opened with; the device of those that are right.
+pub(crate) fn check(options: &ModelOptions) -> Result<Device> {
+    let device = device::open(&options.device)?;
+    check_threads(options.threads)?;
+    check_quantize(options.quantize)?;
+    Ok(device)
+}
+
+/// Refuses what the bounds of `options` do not admit: weights, and `sessions` with `caches` bytes in all.
+pub(crate) fn admits(
+    options: &ModelOptions,
+    checkpoint: &Checkpoint,
+    caches: u64,
+    sessions: usize,
+) -> Result<()> {
+    let memory = Memory::new(options);
+    memory.take_weights(checkpoint, options)?;
+    memory.take("KV caches", caches)?;
+    if sessions > memory.max_sessions {
+        return Err(Error::limit("max_sessions", sessions, memory.max_sessions));
+    }
+    Ok(())
 }
 
 fn check_quantize(format: Option<Format>) -> Result<()> {

@@ -30,6 +30,16 @@ pub enum Error {
         /// What would have been right.
         expected: String,
     },
+    /// Contents do not match their digest, or belong to something else.
+    #[error("{what}: found {found}, expected {expected}")]
+    Integrity {
+        /// What was checked.
+        what: String,
+        /// What it is.
+        found: String,
+        /// What it would have to be.
+        expected: String,
+    },
     /// An argument or option of a call is wrong.
     #[error("argument `{name}`: found {found}, expected {expected}")]
     Argument {
@@ -121,6 +131,11 @@ impl Error {
             found: found.to_string(),
             expected: expected.to_string(),
         }
+    }
+
+    /// An [`Error::Integrity`].
+    pub fn integrity(what: impl ToString, found: impl ToString, expected: impl ToString) -> Self {
+        Self::Integrity { what: what.to_string(), found: found.to_string(), expected: expected.to_string() }
     }
 
     /// An [`Error::Argument`].

@@ -111,6 +111,8 @@ impl<S: DerefMut<Target = Session>> Generation<S> {
         control: &mut Control<'_>,
     ) -> Result<Self> {
         let mut state = Prepared::new(session.model(), options)?;
+        let most = session.limits().output_tokens(options.max_tokens)?;
+        state.max_tokens = most.unwrap_or(usize::MAX);
         session.prefill(ids, control)?;
         state.sampler.accept_prompt(session.tokens())?;
         Ok(Self { session, state, generated: 0, finish: None })
@@ -193,7 +195,7 @@ impl Prepared {
             sampler: Sampler::new(options.sampling.clone(), vocab_size)?,
             stops: StopMatcher::new(&options.stop)?,
             end_tokens,
-            max_tokens: options.max_tokens.unwrap_or(usize::MAX),
+            max_tokens: usize::MAX,
             text_tokens: model.tokenizer().map_or(0, |t| t.vocab_size()),
             decoder: model.tokenizer().ok().map(|t| StreamDecoder::new(Arc::clone(t), !options.show_special)),
         })

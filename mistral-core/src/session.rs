@@ -1,16 +1,26 @@
 //! One timeline of tokens on a model: what was evaluated, and the logits after it.
 
+mod saved;
+#[cfg(test)]
+mod saved_tests;
+
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use burn::tensor::Tensor;
 
 use crate::cache::KvCache;
+use crate::config::ModelConfig;
 use crate::control::{Control, Progress};
 use crate::engine::{Admission, Model};
 use crate::error::{Error, Result};
 use crate::generate::{GenerateOptions, Generation};
 use crate::kernels::CacheType;
 use crate::kernels::cpu::pool;
+use crate::limits::Limits;
+use crate::sampler::{SampledToken, Sampler, SamplingParams};
+
+pub use saved::LoadOptions;
 
 /// Tokens evaluated in one pass: enough to reuse each weight that was read, few enough for the activations to stay in the cache.
 pub const PREFILL_CHUNK: usize = 256;
@@ -30,6 +40,17 @@ pub struct SessionOptions {
     pub cache_type: CacheType,
 }
 
+impl SessionOptions {
+    /// The positions that a session has on a model of this shape.
+    pub(crate) fn context_for(&self, config: &ModelConfig) -> Result<usize> {
+        match self.context.unwrap_or(DEFAULT_CONTEXT.min(config.max_context)) {
+            0 => Err(Error::argument("context", 0, "at least 1 position")),
+            context if context > MAX_CONTEXT => Err(Error::limit("context", context, MAX_CONTEXT)),
+            context => Ok(context),
+        }
+    }
+}
+
 /// One sequence of tokens and its cache. Sessions of one model are independent and may run on different threads.
 #[derive(Debug)]
 pub struct Session {
@@ -39,9 +60,57 @@ pub struct Session {
     tokens: Vec<u32>,
     /// Logits after the last evaluated token; empty before the first, and where a call ended before it computed them.
     logits: Vec<f32>,
+    cache_type: CacheType,
+    limits: Limits,
+    /// Of [`Session::sample`], between its calls.
+    steps: Option<Box<Steps>>,
+    prompt: Work,
+    decode: Work,
     /// A pass panicked: the cache may be torn.
     poisoned: bool,
     _admission: Admission,
+}
+
+/// A sampler that goes on with the next token, and the tokens that it has seen.
+#[derive(Clone, Debug)]
+struct Steps {
+    sampler: Sampler,
+    seen: usize,
+}
+
+/// Tokens that were evaluated, and the time that it took.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Work {
+    /// The tokens.
+    pub tokens: u64,
+    /// The time, by a clock that is never set.
+    pub time: Duration,
+}
+
+impl Work {
+    /// Tokens a second; 0 where nothing was done.
+    pub fn per_second(&self) -> f64 {
+        if self.time.is_zero() { 0.0 } else { self.tokens as f64 / self.time.as_secs_f64() }
+    }
+}
+
+/// What a session holds and has done.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SessionStats {
+    /// Tokens of the timeline.
+    pub tokens: usize,
+    /// Those of them whose keys and values are in the cache; the others are evaluated with what comes next.
+    pub evaluated: usize,
+    /// Positions in all.
+    pub context: usize,
+    /// How keys and values are stored.
+    pub cache_type: CacheType,
+    /// Bytes of the cache; forks share them until one of them goes on.
+    pub cache_bytes: usize,
+    /// Passes over more than one token, since the session was made.
+    pub prompt: Work,
+    /// Passes over one token.
+    pub decode: Work,
 }
 
 /// Which rows of a pass go through the output layer.
@@ -49,6 +118,8 @@ enum Want {
     Nothing,
     Last,
     All,
+    /// None: the normed hidden states of all rows instead.
+    States,
 }
 
 impl Session {
@@ -59,25 +130,94 @@ impl Session {
     /// [`Error::Unsupported`] on a model opened without weights.
     pub fn new(model: Arc<Model>, options: &SessionOptions) -> Result<Self> {
         let config = &model.weights()?.config;
-        let context = options.context.unwrap_or(DEFAULT_CONTEXT.min(config.max_context));
-        if context == 0 {
-            return Err(Error::argument("context", 0, "at least 1 position"));
-        }
-        if context > MAX_CONTEXT {
-            return Err(Error::limit("context", context, MAX_CONTEXT));
-        }
+        let context = options.context_for(config)?;
         let bytes = KvCache::bytes(config, context, PREFILL_CHUNK, options.cache_type)
             .ok_or_else(|| Error::limit("context", context, "what fits into the address space"))?;
-        let admission = model.admit("KV cache", bytes as u64)?;
+        let admission = model.admit_session(bytes as u64)?;
         let cache = KvCache::new(config, context, PREFILL_CHUNK, options.cache_type, model.device())?;
         Ok(Self {
+            limits: model.limits(),
             model,
             cache,
             tokens: Vec::new(),
             logits: Vec::new(),
+            cache_type: options.cache_type,
+            steps: None,
+            prompt: Work::default(),
+            decode: Work::default(),
             poisoned: false,
             _admission: admission,
         })
+    }
+
+    /// With `limits` beside those of the model: the tighter of both hold.
+    pub fn with_limits(mut self, limits: Limits) -> Self {
+        self.limits = self.model.limits().and(limits);
+        self
+    }
+
+    /// The bounds of each call.
+    pub fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    /// A second session with the same timeline, logits and state of [`Session::sample`], which goes on by itself: neither sees what the other
+    /// does from here on. The two share the memory of the cache until one of them evaluates a token; it then copies the positions in use. The
+    /// whole cache counts against the bounds of the model at once.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] for one session too many, or where memory ends.
+    pub fn fork(&self) -> Result<Self> {
+        self.check_whole()?;
+        let admission = self.model.admit_session(self.cache.size() as u64)?;
+        let mut tokens = Vec::new();
+        reserve(&mut tokens, self.tokens.len())?;
+        tokens.extend_from_slice(&self.tokens);
+        Ok(Self {
+            model: Arc::clone(&self.model),
+            cache: self.cache.clone(),
+            tokens,
+            logits: self.logits.clone(),
+            cache_type: self.cache_type,
+            limits: self.limits,
+            steps: self.steps.clone(),
+            prompt: Work::default(),
+            decode: Work::default(),
+            poisoned: false,
+            _admission: admission,
+        })
+    }
+
+    /// Keeps the first `count` tokens of the timeline. The last of them is evaluated again with what comes next, for its logits: a session that
+    /// was trimmed goes on as one that was prefilled with these tokens. Where a layer with a window has overwritten keys that they need,
+    /// all of them are evaluated again, as part of the next call.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for more tokens than there are.
+    pub fn trim(&mut self, count: usize) -> Result<()> {
+        if count > self.tokens.len() {
+            return Err(Error::argument("count", count, format!("at most the {} tokens", self.tokens.len())));
+        }
+        if count < self.tokens.len() {
+            self.tokens.truncate(count);
+            self.cache.rewind(count.saturating_sub(1).min(self.cache.len));
+            self.logits.clear();
+            self.steps = None;
+        }
+        Ok(())
+    }
+
+    /// What the session holds and has done.
+    pub fn stats(&self) -> SessionStats {
+        SessionStats {
+            tokens: self.tokens.len(),
+            evaluated: self.cache.len,
+            context: self.cache.capacity,
+            cache_type: self.cache_type,
+            cache_bytes: self.cache.size(),
+            prompt: self.prompt,
+            decode: self.decode,
+        }
     }
 
     /// The model.
@@ -105,8 +245,8 @@ impl Session {
     pub fn reset(&mut self) {
         self.tokens.clear();
         self.logits.clear();
-        self.cache.len = 0;
-        self.cache.written = 0;
+        self.cache.rewind(0);
+        self.steps = None;
     }
 
     /// Appends `ids` and evaluates them; afterwards [`Session::logits`] holds the logits of the last position.
@@ -116,15 +256,53 @@ impl Session {
     /// [`Error::Cancelled`] leaves the tokens evaluated until then; [`Error::Format`] where the logits are no numbers, as damaged weights make
     /// them.
     pub fn prefill(&mut self, ids: &[u32], control: &mut Control<'_>) -> Result<()> {
+        self.limits.check_prompt(ids.len())?;
         let keep = self.append(ids)?;
         if self.tokens.is_empty() {
             return Err(Error::argument("tokens", "none", "at least one token"));
         }
         // A call that was cancelled evaluated the last token, and not its logits: once more.
         if self.cache.len == self.tokens.len() && self.logits.is_empty() {
-            self.cache.len -= 1;
+            self.cache.rewind(self.cache.len - 1);
         }
         self.evaluate(&Want::Last, keep, control).map(drop)
+    }
+
+    /// Whether [`Session::logits`] are those after the last token of the timeline; [`Session::prefill`] of no token makes them so.
+    pub fn is_settled(&self) -> bool {
+        self.cache.len == self.tokens.len() && !self.logits.is_empty()
+    }
+
+    /// Chooses the next token from the logits after the last one, and appends it. It is not evaluated yet: the next call does that first, so
+    /// `sample` can be called in a loop, and so can `prefill`, `sample`, `prefill`.
+    ///
+    /// The same seed gives the tokens that [`Session::generate`] gives: the random numbers go on from call to call while `params` stay the same,
+    /// and begin anew with other ones, and after the timeline was cut.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for a setting out of range or an empty timeline, [`Error::ContextFull`] where the last token does not fit any
+    /// more, and what [`Session::prefill`] says.
+    pub fn sample(&mut self, params: &SamplingParams, control: &mut Control<'_>) -> Result<SampledToken> {
+        let vocab_size = self.model.vocab_size();
+        let mut steps = match self.steps.take_if(|steps| steps.sampler.params() == params) {
+            Some(steps) => steps,
+            None => Box::new(Steps { sampler: Sampler::new(params.clone(), vocab_size)?, seen: 0 }),
+        };
+        let result = self.sample_with(&mut steps, control);
+        self.steps = Some(steps);
+        result
+    }
+
+    fn sample_with(&mut self, steps: &mut Steps, control: &mut Control<'_>) -> Result<SampledToken> {
+        self.prefill(&[], control)?;
+        // What came from elsewhere since the last call, and at first everything.
+        steps.sampler.accept_prompt(&self.tokens[steps.seen..])?;
+        steps.seen = self.tokens.len();
+        let sampled = steps.sampler.sample(&self.logits, None)?;
+        steps.sampler.accept(sampled.token)?;
+        self.push(sampled.token);
+        steps.seen += 1;
+        Ok(sampled)
     }
 
     /// Like [`Session::prefill`], and returns the logits of every position of `ids`: `[ids.len(), vocab_size]`.
@@ -132,6 +310,7 @@ impl Session {
     /// # Errors
     /// As [`Session::prefill`].
     pub fn score(&mut self, ids: &[u32], control: &mut Control<'_>) -> Result<Vec<f32>> {
+        self.limits.check_prompt(ids.len())?;
         let before = self.append(ids)?;
         if ids.is_empty() {
             return Err(Error::argument("tokens", "none", "at least one token"));
@@ -140,6 +319,12 @@ impl Session {
         // A token that generation left unevaluated came before `ids`.
         let keep = ids.len() * self.model.vocab_size();
         Ok(all[all.len() - keep..].to_vec())
+    }
+
+    /// Appends `ids` and returns their hidden states after the last norm: `[ids.len(), dim]`.
+    pub(crate) fn states(&mut self, ids: &[u32], control: &mut Control<'_>) -> Result<Vec<f32>> {
+        let before = self.append(ids)?;
+        self.evaluate(&Want::States, before, control)
     }
 
     /// Appends `ids` and streams what follows. `ids` may be empty where the timeline is not.
@@ -159,12 +344,20 @@ impl Session {
     pub(crate) fn rewind_to_prefix(&mut self, tokens: &[u32]) -> usize {
         let evaluated = &self.tokens[..self.cache.len];
         let shared = evaluated.iter().zip(tokens).take_while(|(a, b)| a == b).count();
-        let kept = shared.min(tokens.len().saturating_sub(1));
-        let kept = if self.cache.can_rewind(kept) { kept } else { 0 };
-        self.tokens.truncate(kept);
-        self.cache.len = kept;
+        self.cache.rewind(shared.min(tokens.len().saturating_sub(1)));
+        self.tokens.truncate(self.cache.len);
         self.logits.clear();
-        kept
+        self.steps = None;
+        self.cache.len
+    }
+
+    /// Whether a prompt of `tokens` can be evaluated from the beginning.
+    pub(crate) fn check_room(&self, tokens: usize) -> Result<()> {
+        self.limits.check_prompt(tokens)?;
+        if tokens > self.cache.capacity {
+            return Err(Error::ContextFull { needed: tokens, capacity: self.cache.capacity });
+        }
+        Ok(())
     }
 
     /// Appends one token that was sampled; it is evaluated with what comes next.
@@ -194,21 +387,32 @@ impl Session {
         if needed > self.cache.capacity {
             return Err(Error::ContextFull { needed, capacity: self.cache.capacity });
         }
+        reserve(&mut self.tokens, ids.len())?;
         self.tokens.extend_from_slice(ids);
         Ok(before)
+    }
+
+    fn check_whole(&self) -> Result<()> {
+        if self.poisoned {
+            return Err(Error::Internal("an earlier call on this session failed inside a kernel".to_owned()));
+        }
+        Ok(())
     }
 
     /// Evaluates the tokens from `cache.len` on, a chunk at a time. When it fails, the timeline keeps the tokens that were evaluated, and the first
     /// `keep`, which the host knows to be there.
     fn evaluate(&mut self, want: &Want, keep: usize, control: &mut Control<'_>) -> Result<Vec<f32>> {
-        if self.poisoned {
-            return Err(Error::Internal("an earlier call on this session failed inside a kernel".to_owned()));
-        }
+        self.check_whole()?;
+        let (start, before) = (Instant::now(), self.cache.len);
         self.poisoned = true;
         let pool = Arc::clone(self.model.pool());
-        let cancel = control.cancel_token();
-        let result = pool.scope(cancel, || self.evaluate_chunks(want, control));
+        let (limit, cancel) = (self.limits.max_time, control.cancel_token());
+        let result =
+            control.within(limit, |control| pool.scope(cancel, || self.evaluate_chunks(want, control)));
         self.poisoned = false;
+        let done = (self.cache.len - before) as u64;
+        let work = if done > 1 { &mut self.prompt } else { &mut self.decode };
+        *work = Work { tokens: work.tokens + done, time: work.time + start.elapsed() };
         if result.is_err() {
             self.tokens.truncate(self.cache.len.max(keep));
         }
@@ -216,18 +420,22 @@ impl Session {
     }
 
     fn evaluate_chunks(&mut self, want: &Want, control: &mut Control<'_>) -> Result<Vec<f32>> {
+        self.cache.own()?;
         let (first, total) = (self.cache.len, self.tokens.len());
         let vocab_size = self.model.vocab_size();
         let mut all = Vec::new();
         while self.cache.len < total {
             let end = total.min(self.cache.len + PREFILL_CHUNK);
             let rows = match want {
-                Want::All => Want::All,
-                _ if end == total => Want::Last,
-                _ => Want::Nothing,
+                Want::Last if end < total => &Want::Nothing,
+                want => want,
             };
-            let logits = self.pass(end, &rows)?;
+            let logits = self.pass(end, rows, control)?;
             self.logits.clear();
+            if matches!(want, Want::States) {
+                all.extend_from_slice(&logits);
+                continue;
+            }
             self.check_finite(&logits)?;
             if let Some(last) = logits.len().checked_sub(vocab_size) {
                 self.logits.extend_from_slice(&logits[last..]);
@@ -251,26 +459,35 @@ impl Session {
     }
 
     /// One forward pass over the tokens up to `end`; if it is cancelled, it was not there.
-    fn pass(&mut self, end: usize, want: &Want) -> Result<Vec<f32>> {
+    fn pass(&mut self, end: usize, want: &Want, control: &Control<'_>) -> Result<Vec<f32>> {
         let transformer = &self.model.weights()?.transformer;
         let start = self.cache.len;
+        // The pool first: it may have left out work for a token that is no longer triggered.
+        let mut check = || pool::check().and_then(|()| control.check());
         let h = transformer.tok_embeddings.forward(&self.tokens[start..end])?;
-        let h = transformer.forward(h, &mut self.cache, &mut pool::check)?; // [t, dim]
-        let h = match want {
+        let h = transformer.forward(h, &mut self.cache, &mut check)?; // [t, dim]
+        let rows = match want {
             Want::Nothing => return Ok(Vec::new()),
-            Want::Last => h.narrow(0, end - start - 1, 1),
-            Want::All => h,
+            Want::Last => transformer.logits(h.narrow(0, end - start - 1, 1)),
+            Want::All => transformer.logits(h),
+            Want::States => transformer.norm.forward(h),
         };
-        let logits = read(transformer.logits(h));
-        pool::check().inspect_err(|_| self.cache.len = start)?;
-        logits
+        let rows = read(rows);
+        check().inspect_err(|_| self.cache.len = start)?;
+        rows
     }
 }
 
-fn read(logits: Tensor<2>) -> Result<Vec<f32>> {
-    let device = format!("{:?}", logits.device());
-    let data = logits.try_into_data();
+fn read(rows: Tensor<2>) -> Result<Vec<f32>> {
+    let device = format!("{:?}", rows.device());
+    let data = rows.try_into_data();
     data.map_err(|e| Error::Device { device: device.clone(), reason: e.to_string() })?
         .try_into_vec()
-        .map_err(|e| Error::Device { device, reason: format!("logits could not be read: {e:?}") })
+        .map_err(|e| Error::Device { device, reason: format!("a result could not be read: {e:?}") })
+}
+
+/// Room for `more` tokens.
+fn reserve(tokens: &mut Vec<u32>, more: usize) -> Result<()> {
+    let given = tokens.try_reserve(more);
+    given.map_err(|_| Error::limit("tokens", format!("{more} more"), "what the system has memory for"))
 }

@@ -15,8 +15,11 @@ pub(crate) struct Buffer(Vec<u8>);
 
 impl Buffer {
     pub(crate) fn text(text: impl Into<String>) -> Outcome<Self> {
-        let mut bytes = text.into().into_bytes();
-        bytes.try_reserve_exact(1).map_err(|_| Failure::no_memory(bytes.len() + 1, "text"))?;
+        Self::bytes(text.into().into_bytes())
+    }
+
+    pub(crate) fn bytes(mut bytes: Vec<u8>) -> Outcome<Self> {
+        bytes.try_reserve_exact(1).map_err(|_| Failure::no_memory(bytes.len() + 1, "a buffer"))?;
         bytes.push(0);
         Ok(Self(bytes))
     }

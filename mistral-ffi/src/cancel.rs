@@ -86,6 +86,7 @@ impl Steering {
             let phase = match progress.phase {
                 "load" => c"load",
                 "prefill" => c"prefill",
+                "digest" => c"digest",
                 _ => c"work",
             };
             let progress = mistral_progress {

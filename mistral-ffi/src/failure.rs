@@ -101,6 +101,9 @@ impl From<Error> for Failure {
                 .part("key", key)
                 .part("found", found)
                 .part("expected", expected),
+            Error::Integrity { what, found, expected } => {
+                of(MISTRAL_E_INTEGRITY).part("what", what).part("found", found).part("expected", expected)
+            }
             Error::Argument { name, found, expected } => {
                 of(MISTRAL_E_ARGUMENT).part("argument", name).part("found", found).part("expected", expected)
             }

@@ -147,7 +147,8 @@ pub unsafe extern "C" fn mistral_generate(
         let steering = Steering::new(cancel, None, ptr::null_mut())?;
         let mut event = EventBox::new();
         request.session.with_mut(|session| {
-            steering.run(|control| {
+            let limit = session.limits().max_time;
+            let mut events = |control: &mut Control<'_>| {
                 let mut generation = session.generate(request.tokens, &request.options, control)?;
                 while let Some(next) = generation.next(control) {
                     let event = event.set(&next?);
@@ -157,7 +158,8 @@ pub unsafe extern "C" fn mistral_generate(
                     }
                 }
                 Ok(())
-            })
+            };
+            steering.run(|control| control.within(limit, &mut events))
         })
     })
 }
@@ -212,8 +214,8 @@ pub unsafe extern "C" fn mistral_generation_new(
 /// Ownership: `*event` and what it points to are the generation's; they live until the next call with it.
 /// Threads: one at a time for each generation.
 /// Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT` (the generation has ended),
-/// `MISTRAL_E_HANDLE`, `MISTRAL_E_BUSY`, `MISTRAL_E_CANCELLED`, `MISTRAL_E_DEVICE`, `MISTRAL_E_FORKED`,
-/// `MISTRAL_E_INTERNAL`.
+/// `MISTRAL_E_HANDLE`, `MISTRAL_E_BUSY`, `MISTRAL_E_LIMIT` (`max_time_ms` of one call), `MISTRAL_E_CANCELLED`,
+/// `MISTRAL_E_DEVICE`, `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mistral_generation_next(
     generation: *mut mistral_generation,

@@ -10,6 +10,15 @@ use crate::types::*;
 pub(crate) struct Out<T>(*mut T);
 
 impl<T> Out<T> {
+    /// None where `out` is NULL.
+    ///
+    /// # Safety
+    /// As [`Out::new`].
+    pub(crate) unsafe fn optional(name: &str, out: *mut T) -> Outcome<Option<Self>> {
+        // SAFETY: the caller's promise.
+        if out.is_null() { Ok(None) } else { unsafe { Self::new(name, out) }.map(Some) }
+    }
+
     /// # Safety
     /// `out` is NULL or may be written for as long as this lives.
     pub(crate) unsafe fn new(name: &str, out: *mut T) -> Outcome<Self> {

@@ -10,6 +10,7 @@
 mod buffer;
 mod cancel;
 mod chat;
+mod embed;
 mod failure;
 mod generate;
 mod guard;
@@ -19,7 +20,9 @@ mod library;
 mod log;
 mod model;
 mod options;
+mod saved;
 mod session;
 mod status;
+mod step;
 mod text;
 mod types;

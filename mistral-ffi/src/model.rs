@@ -27,9 +27,17 @@ pub(crate) fn get(model: *const mistral_model) -> Outcome<Arc<Model>> {
 ///
 /// `options` is a JSON object: `device` (`"cpu"` ...: see `mistral_devices`), `threads`, `quantize`
 /// (`"q8_0"`, `"q4_0"`, `"q4_k"`: float weights are turned into these blocks while loading), `activation`
-/// (`"int8"`, `"f32"`: how activations meet weights in blocks), `max_memory` (bytes for weights and caches
-/// together), `weights` (`false` opens the tokenizer alone), `tokenizer_version` (`"v3"` ...: Mistral's chat
-/// format, where the files do not tell it). A relative path starts at the current directory, as everywhere.
+/// (`"int8"`, `"f32"`: how activations meet weights in blocks), `weights` (`false` opens the tokenizer alone),
+/// `tokenizer_version` (`"v3"` ...: Mistral's chat format, where the files do not tell it). A relative path
+/// starts at the current directory, as everywhere.
+///
+/// Bounds, each refused with `MISTRAL_E_LIMIT` before anything is allocated for it: `max_memory` (bytes for
+/// weights and caches together), `max_model_bytes` (of the files with weights), `max_sessions` (at a time, with
+/// those that `mistral_chat` and `mistral_embed` make for themselves); and for every call on the model or its
+/// sessions, not for opening it: `max_prompt_tokens` (tokens given to one call, or of a whole conversation),
+/// `max_output_tokens` (of one answer: asking for more is refused, asking for no number ends there),
+/// `max_time_ms` (milliseconds: the call ends where it could be cancelled, and a session keeps what was
+/// evaluated).
 ///
 /// `progress` is called on the calling thread.
 ///
@@ -66,7 +74,8 @@ pub unsafe extern "C" fn mistral_model_open(
     })
 }
 
-/// What a model is, as a JSON object: its architecture and shape, device, files, and what its tokenizer is.
+/// What a model is, as a JSON object: its architecture and shape, device, files, and what its tokenizer is. The
+/// `sha256` of the files is null until a session is saved or loaded, which computes it.
 ///
 /// Ownership: the caller frees `*out` with `mistral_buf_free`.
 /// Encoding: UTF-8 JSON.
@@ -83,6 +92,44 @@ pub unsafe extern "C" fn mistral_model_info(
         let out = unsafe { Out::new("out", out) }?;
         let model = get(model)?;
         buffer::give(out, Buffer::json(&model.info())?)
+    })
+}
+
+/// What a model would take, without opening it: reads the headers of its files, in milliseconds, and no weights.
+///
+/// `options` is a JSON object: those of `mistral_model_open`, of a session (`context`, `cache_type`), and
+/// `sessions` (how many; 1 if not given). `*out` is a JSON object: `weights_bytes` (of the files), `cache_bytes`
+/// (of one session), `total_bytes` (what counts against `max_memory`: weights and all caches), `context`,
+/// `cache_type`, `sessions`, and `format` (`"gguf"`, `"safetensors"`), `files` (each with `path` and `bytes`),
+/// `architecture`, `n_layers`, `vocab_size`, `max_context`. Activations and the program itself take some tens
+/// of megabytes more.
+///
+/// What opening the model and the sessions would refuse is refused here too, as far as the headers tell: files
+/// that are damaged or not supported, options out of range, bounds that it would pass.
+///
+/// Ownership: the caller frees `*out` with `mistral_buf_free`.
+/// Encoding: `path` and `options` are UTF-8, `*out` UTF-8 JSON.
+/// NULL allowed: `options` if `options_len` is 0.
+/// Threads: any.
+/// Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT`, `MISTRAL_E_UTF8`, `MISTRAL_E_NO_MEMORY`,
+/// `MISTRAL_E_LIMIT`, `MISTRAL_E_IO`, `MISTRAL_E_FORMAT`, `MISTRAL_E_UNSUPPORTED`, `MISTRAL_E_INTERNAL`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mistral_model_estimate(
+    path: *const c_char,
+    path_len: usize,
+    options: *const c_char,
+    options_len: usize,
+    out: *mut *mut mistral_buf,
+) -> mistral_status {
+    call(|| {
+        // SAFETY: the caller's promises of the header.
+        let (path, options, out) = unsafe {
+            let path = input::text("path", path, path_len)?;
+            (path, input::optional_text("options", options, options_len)?, Out::new("out", out)?)
+        };
+        let (model, session, sessions) = options::estimate(options)?;
+        let estimate = mistral_core::estimate(path, &model, &session, sessions)?;
+        buffer::give(out, Buffer::json(&estimate)?)
     })
 }
 

@@ -1,14 +1,18 @@
 //! Options as JSON objects: each key is known and of its type, or the error names it.
 
-use serde_json::{Map, Value};
+use std::time::Duration;
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use mistral_core::chat::ValidationMode;
 use mistral_core::chat::request::ChatRequest;
 use mistral_core::generate::GenerateOptions;
 use mistral_core::kernels::{Activation, CacheType};
 use mistral_core::quant::Format;
+use mistral_core::sampler::SamplingParams;
 use mistral_core::tokenizer::TokenizerVersion;
-use mistral_core::{ChatOptions, ModelOptions, SessionOptions};
+use mistral_core::{ChatOptions, EmbedOptions, Limits, ModelOptions, Pooling, SessionOptions};
+use serde_json::{Map, Value};
 
 use crate::failure::{Failure, Outcome};
 
@@ -25,6 +29,12 @@ pub(crate) struct EncodeOptions {
 /// The options of `mistral_model_open`.
 pub(crate) fn model(text: Option<&str>) -> Outcome<ModelOptions> {
     let mut fields = Fields::read(text)?;
+    let options = model_fields(&mut fields)?;
+    fields.finish()?;
+    Ok(options)
+}
+
+fn model_fields(fields: &mut Fields) -> Outcome<ModelOptions> {
     let mut options = ModelOptions::default();
     fields.string("device", |device| {
         options.device = device.to_owned();
@@ -36,9 +46,11 @@ pub(crate) fn model(text: Option<&str>) -> Outcome<ModelOptions> {
     let activations = [("int8", Activation::Int8), ("f32", Activation::F32)];
     options.activation = fields.choice("activation", &activations)?.unwrap_or(options.activation);
     options.max_memory = fields.unsigned("max_memory")?;
+    options.max_model_bytes = fields.unsigned("max_model_bytes")?;
+    options.max_sessions = fields.unsigned("max_sessions")?;
+    options.limits = fields.limits()?;
     options.weights = fields.boolean("weights", options.weights)?;
     options.tokenizer_version = fields.version("tokenizer_version")?;
-    fields.finish()?;
     Ok(options)
 }
 
@@ -65,12 +77,55 @@ pub(crate) fn parse(text: Option<&str>) -> Outcome<Option<TokenizerVersion>> {
     Ok(version)
 }
 
-/// The options of `mistral_session_new`.
-pub(crate) fn session(text: Option<&str>) -> Outcome<SessionOptions> {
+/// The options of `mistral_model_estimate`: the model, one session, and how many of them.
+pub(crate) fn estimate(text: Option<&str>) -> Outcome<(ModelOptions, SessionOptions, usize)> {
     let mut fields = Fields::read(text)?;
-    let mut options = SessionOptions { context: fields.unsigned("context")?, ..SessionOptions::default() };
-    let types = [("f16", CacheType::F16), ("f32", CacheType::F32)];
-    options.cache_type = fields.choice("cache_type", &types)?.unwrap_or(options.cache_type);
+    let model = model_fields(&mut fields)?;
+    let session = SessionOptions {
+        context: fields.unsigned("context")?,
+        cache_type: fields.cache_type()?.unwrap_or_default(),
+    };
+    let sessions = fields.unsigned("sessions")?.unwrap_or(1);
+    fields.finish()?;
+    Ok((model, session, sessions))
+}
+
+/// The options of `mistral_session_new`.
+pub(crate) fn session(text: Option<&str>) -> Outcome<(SessionOptions, Limits)> {
+    let mut fields = Fields::read(text)?;
+    let context = fields.unsigned("context")?;
+    let cache_type = fields.cache_type()?.unwrap_or_default();
+    let limits = fields.limits()?;
+    fields.finish()?;
+    Ok((SessionOptions { context, cache_type }, limits))
+}
+
+/// The options of `mistral_session_save`: the key.
+pub(crate) fn save(text: Option<&str>) -> Outcome<Option<Vec<u8>>> {
+    let mut fields = Fields::read(text)?;
+    let key = fields.key()?;
+    fields.finish()?;
+    Ok(key)
+}
+
+/// The options of `mistral_session_load`.
+#[derive(Debug)]
+pub(crate) struct LoadOptions {
+    pub(crate) context: Option<usize>,
+    pub(crate) cache_type: Option<CacheType>,
+    pub(crate) limits: Limits,
+    pub(crate) key: Option<Vec<u8>>,
+}
+
+/// The options of `mistral_session_load`.
+pub(crate) fn load(text: Option<&str>) -> Outcome<LoadOptions> {
+    let mut fields = Fields::read(text)?;
+    let options = LoadOptions {
+        context: fields.unsigned("context")?,
+        cache_type: fields.cache_type()?,
+        limits: fields.limits()?,
+        key: fields.key()?,
+    };
     fields.finish()?;
     Ok(options)
 }
@@ -78,24 +133,33 @@ pub(crate) fn session(text: Option<&str>) -> Outcome<SessionOptions> {
 /// The options of `mistral_generate` and `mistral_generation_new`.
 pub(crate) fn generate(text: Option<&str>) -> Outcome<GenerateOptions> {
     let mut fields = Fields::read(text)?;
-    let mut options = GenerateOptions::default();
-    let sampling = &mut options.sampling;
-    sampling.temperature = fields.number("temperature")?.unwrap_or(sampling.temperature);
-    sampling.top_k = fields.unsigned("top_k")?.unwrap_or(sampling.top_k);
-    sampling.top_p = fields.number("top_p")?.unwrap_or(sampling.top_p);
-    sampling.min_p = fields.number("min_p")?.unwrap_or(sampling.min_p);
-    sampling.repetition_penalty = fields.number("repetition_penalty")?.unwrap_or(sampling.repetition_penalty);
-    sampling.presence_penalty = fields.number("presence_penalty")?.unwrap_or(sampling.presence_penalty);
-    sampling.frequency_penalty = fields.number("frequency_penalty")?.unwrap_or(sampling.frequency_penalty);
-    sampling.penalty_window = fields.unsigned("penalty_window")?;
-    sampling.logit_bias = fields.logit_bias("logit_bias")?;
-    sampling.seed = fields.unsigned("seed")?.unwrap_or(sampling.seed);
-    sampling.logprobs = fields.logprobs("logprobs")?;
+    let mut options = GenerateOptions { sampling: fields.sampling()?, ..GenerateOptions::default() };
+    options.sampling.logprobs = fields.logprobs("logprobs")?;
     options.max_tokens = fields.unsigned("max_tokens")?;
     options.stop = fields.strings("stop")?;
     options.stop_tokens = fields.tokens("stop_tokens")?;
     options.ignore_eos = fields.boolean("ignore_eos", false)?;
     options.show_special = fields.boolean("show_special", false)?;
+    fields.finish()?;
+    Ok(options)
+}
+
+/// The options of `mistral_sample`.
+pub(crate) fn sample(text: Option<&str>) -> Outcome<SamplingParams> {
+    let mut fields = Fields::read(text)?;
+    let sampling = fields.sampling()?;
+    fields.finish()?;
+    Ok(sampling)
+}
+
+/// The options of `mistral_embed`.
+pub(crate) fn embed(text: Option<&str>) -> Outcome<EmbedOptions> {
+    let mut fields = Fields::read(text)?;
+    let poolings = [("mean", Pooling::Mean), ("last", Pooling::Last)];
+    let options = EmbedOptions {
+        pooling: fields.choice("pooling", &poolings)?.unwrap_or_default(),
+        normalize: fields.boolean("normalize", true)?,
+    };
     fields.finish()?;
     Ok(options)
 }
@@ -214,6 +278,50 @@ impl Fields {
             let names: Vec<_> = choices.iter().map(|(name, _)| *name).collect();
             Failure::argument(key, found, format!("one of {}", names.join(", ")))
         })
+    }
+
+    fn cache_type(&mut self) -> Outcome<Option<CacheType>> {
+        self.choice("cache_type", &[("f16", CacheType::F16), ("f32", CacheType::F32)])
+    }
+
+    fn limits(&mut self) -> Outcome<Limits> {
+        Ok(Limits {
+            max_prompt_tokens: self.unsigned("max_prompt_tokens")?,
+            max_output_tokens: self.unsigned("max_output_tokens")?,
+            max_time: self.unsigned("max_time_ms")?.map(Duration::from_millis),
+        })
+    }
+
+    fn sampling(&mut self) -> Outcome<SamplingParams> {
+        let mut sampling = SamplingParams::greedy();
+        sampling.temperature = self.number("temperature")?.unwrap_or(sampling.temperature);
+        sampling.top_k = self.unsigned("top_k")?.unwrap_or(sampling.top_k);
+        sampling.top_p = self.number("top_p")?.unwrap_or(sampling.top_p);
+        sampling.min_p = self.number("min_p")?.unwrap_or(sampling.min_p);
+        sampling.repetition_penalty =
+            self.number("repetition_penalty")?.unwrap_or(sampling.repetition_penalty);
+        sampling.presence_penalty = self.number("presence_penalty")?.unwrap_or(sampling.presence_penalty);
+        sampling.frequency_penalty = self.number("frequency_penalty")?.unwrap_or(sampling.frequency_penalty);
+        sampling.penalty_window = self.unsigned("penalty_window")?;
+        sampling.logit_bias = self.logit_bias("logit_bias")?;
+        sampling.seed = self.unsigned("seed")?.unwrap_or(sampling.seed);
+        Ok(sampling)
+    }
+
+    /// A key in hexadecimal digits (where it has no others, and an even number of at least 32), or else in Base64. It is not quoted.
+    fn key(&mut self) -> Outcome<Option<Vec<u8>>> {
+        let expected = "text in hexadecimal digits or Base64, of at least 16 bytes";
+        let text = match self.take("key") {
+            None => return Ok(None),
+            Some(Value::String(text)) => text,
+            Some(other) => return Err(Failure::argument("key", kind(&other), expected)),
+        };
+        let (pairs, odd) = text.as_bytes().as_chunks::<2>();
+        let digit = |byte: u8| char::from(byte).to_digit(16).map(|digit| digit as u8);
+        let hex = pairs.iter().map(|[high, low]| Some(digit(*high)? << 4 | digit(*low)?));
+        let hex = hex.collect::<Option<Vec<u8>>>().filter(|bytes| odd.is_empty() && bytes.len() >= 16);
+        let key = hex.or_else(|| BASE64_STANDARD.decode(&text).ok());
+        key.map(Some).ok_or_else(|| Failure::argument("key", "other text", expected))
     }
 
     fn version(&mut self, key: &'static str) -> Outcome<Option<TokenizerVersion>> {
@@ -346,8 +454,30 @@ mod tests {
         assert_eq!((options.max_memory, options.weights), (Some(5), false));
         assert_eq!(options.tokenizer_version, Some(TokenizerVersion::V7));
 
-        let options = session(Some(r#"{"context": 12, "cache_type": "f32"}"#)).unwrap();
-        assert_eq!(options, SessionOptions { context: Some(12), cache_type: CacheType::F32 });
+        let limits = r#""max_prompt_tokens": 3, "max_output_tokens": 4, "max_time_ms": 5"#;
+        let options = session(Some(&format!(r#"{{"context": 12, "cache_type": "f32", {limits}}}"#))).unwrap();
+        assert_eq!(options.0, SessionOptions { context: Some(12), cache_type: CacheType::F32 });
+        let expected = Limits {
+            max_prompt_tokens: Some(3),
+            max_output_tokens: Some(4),
+            max_time: Some(Duration::from_millis(5)),
+        };
+        assert_eq!(options.1, expected);
+        let options =
+            model(Some(&format!(r#"{{"max_model_bytes": 1, "max_sessions": 2, {limits}}}"#))).unwrap();
+        assert_eq!((options.max_model_bytes, options.max_sessions), (Some(1), Some(2)));
+        assert_eq!(options.limits, expected);
+        let options =
+            estimate(Some(r#"{"quantize": "q8_0", "context": 7, "cache_type": "f32", "sessions": 9}"#))
+                .unwrap();
+        assert_eq!((options.0.quantize, options.2), (Some(Format::Q8_0), 9));
+        assert_eq!(options.1, SessionOptions { context: Some(7), cache_type: CacheType::F32 });
+        let options = embed(Some(r#"{"pooling": "last", "normalize": false}"#)).unwrap();
+        assert_eq!(options, EmbedOptions { pooling: Pooling::Last, normalize: false });
+        assert_eq!(embed(None).unwrap(), EmbedOptions::default());
+        let options = sample(Some(r#"{"temperature": 1, "seed": 3}"#)).unwrap();
+        assert_eq!(options, SamplingParams { seed: 3, ..SamplingParams::default() });
+        assert!(message(sample(Some(r#"{"max_tokens": 1}"#))).contains("max_tokens"));
         assert_eq!(encode(Some(r#"{"bos": true}"#)).unwrap(), EncodeOptions { bos: true, special: false });
         let options = chat(Some(r#"{"mode": "serving", "local_time": 5}"#)).unwrap();
         assert_eq!(options, ChatOptions { mode: ValidationMode::Serving, local_time: Some(5) });
@@ -358,7 +488,8 @@ mod tests {
     fn no_options_and_nulls_are_the_defaults() {
         assert_eq!(generate(None).unwrap(), GenerateOptions::default());
         assert_eq!(generate(Some("null")).unwrap(), GenerateOptions::default());
-        assert_eq!(session(Some(r#"{"context": null}"#)).unwrap(), SessionOptions::default());
+        let options = session(Some(r#"{"context": null}"#)).unwrap();
+        assert_eq!(options, (SessionOptions::default(), Limits::default()));
         assert_eq!(generate(Some(r#"{"stop": "x", "logprobs": true}"#)).unwrap().sampling.logprobs, Some(0));
     }
 
@@ -392,6 +523,21 @@ mod tests {
         ] {
             assert!(message(generate(Some(text))).contains(name), "{text}");
         }
+    }
+
+    #[test]
+    fn a_key_is_hexadecimal_or_base64() {
+        let key = |text: &str| load(Some(&format!(r#"{{"key": "{text}"}}"#))).map(|options| options.key);
+        assert_eq!(key("000102030405060708090A0b0c0d0e0f").unwrap(), Some((0..16).collect()));
+        assert_eq!(key("AAECAwQFBgcICQoLDA0ODw==").unwrap(), Some((0..16).collect()));
+        // Too short for a key: the engine says so.
+        assert_eq!(key("AAECAw==").unwrap(), Some((0..4).collect()));
+        assert_eq!(save(Some(r#"{"key": null}"#)).unwrap(), None);
+        for bad in ["the secret", "AAECAwQFBgcICQoLDA0ODw", "000102030405060708090a0b0c0d0e0?"] {
+            let message = message(key(bad));
+            assert!(message.contains("`key`") && message.contains("Base64") && !message.contains(bad));
+        }
+        assert!(message(save(Some(r#"{"key": 7}"#))).contains("`key`"));
     }
 
     #[test]

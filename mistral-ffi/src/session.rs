@@ -1,6 +1,6 @@
-//! Sessions: new, reset, stats, free; and evaluating tokens step by step.
+//! Sessions: new, fork, reset, trim, stats, free.
 
-use std::ffi::{c_char, c_void};
+use std::ffi::c_char;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, PoisonError, RwLock, TryLockError};
 
@@ -9,7 +9,6 @@ use serde_json::json;
 use mistral_core::Session;
 
 use crate::buffer::{self, Buffer};
-use crate::cancel::Steering;
 use crate::failure::{Failure, Outcome};
 use crate::guard::call;
 use crate::handle;
@@ -40,6 +39,12 @@ pub(crate) struct Lease {
 }
 
 impl SessionObject {
+    /// Hands `session` to the caller.
+    pub(crate) fn give(out: Out<*mut mistral_session>, session: Session) -> Outcome {
+        out.write(handle::insert(Self(RwLock::new(State::Ready(Box::new(session)))))?);
+        Ok(())
+    }
+
     /// Runs `body` with the session, which no other call uses meanwhile.
     pub(crate) fn with_mut<R>(&self, body: impl FnOnce(&mut Session) -> Outcome<R>) -> Outcome<R> {
         let mut state = self.0.try_write().map_err(refuse)?;
@@ -50,7 +55,7 @@ impl SessionObject {
     }
 
     /// Runs `body` with the session, which other calls may read meanwhile.
-    fn with<R>(&self, body: impl FnOnce(&Session) -> Outcome<R>) -> Outcome<R> {
+    pub(crate) fn with<R>(&self, body: impl FnOnce(&Session) -> Outcome<R>) -> Outcome<R> {
         let state = self.0.try_read().map_err(refuse)?;
         match &*state {
             State::Ready(session) => body(session),
@@ -118,7 +123,9 @@ impl Drop for Lease {
 /// Makes an empty session on a model, its cache included.
 ///
 /// `options` is a JSON object: `context` (positions; 4096, or fewer if the model was made for fewer, if not
-/// given), `cache_type` (`"f16"`, the default, or `"f32"`).
+/// given), `cache_type` (`"f16"`, the default, or `"f32"`), and the bounds `max_prompt_tokens`,
+/// `max_output_tokens` and `max_time_ms` of each call on the session, as for `mistral_model_open`: the tighter
+/// of both holds.
 ///
 /// Ownership: the caller frees `*out` with `mistral_session_free`; the session keeps the model alive.
 /// Encoding: `options` is UTF-8.
@@ -139,9 +146,31 @@ pub unsafe extern "C" fn mistral_session_new(
         // SAFETY: the caller's promises of the header.
         let (options, out) =
             unsafe { (input::optional_text("options", options, options_len)?, Out::new("out", out)?) };
-        let session = model.session(&options::session(options)?)?;
-        out.write(handle::insert(SessionObject(RwLock::new(State::Ready(Box::new(session)))))?);
-        Ok(())
+        let (options, limits) = options::session(options)?;
+        SessionObject::give(out, model.session(&options)?.with_limits(limits))
+    })
+}
+
+/// Makes a second session with the same tokens and logits, which goes on by itself: neither sees what the other
+/// does from here on. Both share the memory of the cache until one of them evaluates a token, which then copies
+/// the positions in use; the whole cache counts against `max_memory` at once. The bounds of the session and the
+/// random numbers of `mistral_sample` go with it.
+///
+/// Ownership: the caller frees `*out` with `mistral_session_free`; the order of frees is free.
+/// Threads: several at once, but not while another call changes the session.
+/// Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_HANDLE`, `MISTRAL_E_BUSY`, `MISTRAL_E_LIMIT`,
+/// `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mistral_session_fork(
+    session: *const mistral_session,
+    out: *mut *mut mistral_session,
+) -> mistral_status {
+    call(|| {
+        let session = handle::get::<SessionObject>("session", session)?;
+        // SAFETY: the caller's promise of the header.
+        let out = unsafe { Out::new("out", out) }?;
+        let fork = session.with(|session| Ok(session.fork()?))?;
+        SessionObject::give(out, fork)
     })
 }
 
@@ -160,7 +189,23 @@ pub extern "C" fn mistral_session_reset(session: *mut mistral_session) -> mistra
     })
 }
 
-/// How full a session is, as a JSON object: `tokens` (on its timeline) and `context` (positions in all).
+/// Keeps the first `count` tokens of a session and forgets the others. It goes on as a session that was
+/// prefilled with these tokens: the last of them is evaluated again by the next call that needs its logits.
+/// Where a layer with a sliding window has overwritten what they need, that call evaluates all of them again.
+///
+/// Threads: one at a time for each session.
+/// Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT` (more tokens than there are),
+/// `MISTRAL_E_HANDLE`, `MISTRAL_E_BUSY`, `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
+#[unsafe(no_mangle)]
+pub extern "C" fn mistral_session_trim(session: *mut mistral_session, count: usize) -> mistral_status {
+    call(|| handle::get::<SessionObject>("session", session)?.with_mut(|session| Ok(session.trim(count)?)))
+}
+
+/// What a session holds and has done, as a JSON object: `tokens` (on its timeline), `evaluated` (those of them
+/// that are in the cache; the others are evaluated by the next call), `context` (positions in all), `cache_type`,
+/// `cache_bytes` (forks share them until one of them goes on), and since the session was made: `prompt_tokens` and
+/// `prompt_seconds` (evaluated several at a time), `decode_tokens` and `decode_seconds` (one at a time), by a
+/// monotonic clock, with `prompt_tokens_per_second` and `decode_tokens_per_second`.
 ///
 /// Ownership: the caller frees `*out` with `mistral_buf_free`.
 /// Encoding: UTF-8 JSON.
@@ -176,8 +221,20 @@ pub unsafe extern "C" fn mistral_session_stats(
         let session = handle::get::<SessionObject>("session", session)?;
         // SAFETY: the caller's promise of the header.
         let out = unsafe { Out::new("out", out) }?;
-        let stats = session
-            .with(|session| Ok(json!({ "tokens": session.tokens().len(), "context": session.capacity() })))?;
+        let stats = session.with(|session| Ok(session.stats()))?;
+        let stats = json!({
+            "tokens": stats.tokens,
+            "evaluated": stats.evaluated,
+            "context": stats.context,
+            "cache_type": stats.cache_type.name(),
+            "cache_bytes": stats.cache_bytes,
+            "prompt_tokens": stats.prompt.tokens,
+            "prompt_seconds": stats.prompt.time.as_secs_f64(),
+            "prompt_tokens_per_second": stats.prompt.per_second(),
+            "decode_tokens": stats.decode.tokens,
+            "decode_seconds": stats.decode.time.as_secs_f64(),
+            "decode_tokens_per_second": stats.decode.per_second(),
+        });
         buffer::give(out, Buffer::json(&stats)?)
     })
 }
@@ -190,81 +247,4 @@ pub unsafe extern "C" fn mistral_session_stats(
 #[unsafe(no_mangle)]
 pub extern "C" fn mistral_session_free(session: *mut mistral_session) -> mistral_status {
     call(|| handle::remove::<SessionObject>("session", session))
-}
-
-/// Appends tokens to a session and evaluates them; `mistral_logits` then has the logits of the last one. A
-/// call that is cancelled keeps the tokens that were evaluated until then; one that fails otherwise appends
-/// none.
-///
-/// `progress` is called on the calling thread; a call on this session from it is refused with
-/// `MISTRAL_E_BUSY`.
-///
-/// NULL allowed: `cancel`, `progress`, `user_data`.
-/// Threads: one at a time for each session.
-/// Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT` (no token, or one outside the vocabulary),
-/// `MISTRAL_E_HANDLE`, `MISTRAL_E_BUSY`, `MISTRAL_E_CONTEXT_FULL`, `MISTRAL_E_CANCELLED`, `MISTRAL_E_DEVICE`,
-/// `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn mistral_prefill(
-    session: *mut mistral_session,
-    tokens: *const u32,
-    count: usize,
-    cancel: *const mistral_cancel,
-    progress: mistral_progress_fn,
-    user_data: *mut c_void,
-) -> mistral_status {
-    call(|| {
-        let session = handle::get::<SessionObject>("session", session)?;
-        if tokens.is_null() {
-            return Err(Failure::null("tokens"));
-        }
-        // SAFETY: the caller's promise of the header.
-        let tokens = unsafe { input::slice("tokens", tokens, count) }?;
-        if tokens.is_empty() {
-            return Err(Failure::argument("tokens", "none", "at least one token"));
-        }
-        let steering = Steering::new(cancel, progress, user_data)?;
-        session.with_mut(|session| Ok(steering.run(|control| session.prefill(tokens, control))?))
-    })
-}
-
-/// Copies out the logits after the last token that was evaluated: one for each token of the model's
-/// vocabulary.
-///
-/// `*count` is written also with `MISTRAL_E_BUFFER_TOO_SMALL`: the number of logits that there are.
-///
-/// NULL allowed: `logits` if `capacity` is 0.
-/// Threads: several at once, but not while another call changes the session.
-/// Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT` (nothing was evaluated),
-/// `MISTRAL_E_HANDLE`, `MISTRAL_E_BUSY`, `MISTRAL_E_BUFFER_TOO_SMALL`, `MISTRAL_E_FORKED`,
-/// `MISTRAL_E_INTERNAL`.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn mistral_logits(
-    session: *const mistral_session,
-    logits: *mut f32,
-    capacity: usize,
-    count: *mut usize,
-) -> mistral_status {
-    call(|| {
-        let session = handle::get::<SessionObject>("session", session)?;
-        // SAFETY: the caller's promises of the header.
-        let (logits, count) =
-            unsafe { (input::slice_mut("logits", logits, capacity)?, Out::new("count", count)?) };
-        session.with(|session| {
-            let found = session.logits();
-            if found.is_empty() {
-                return Err(Failure::argument(
-                    "session",
-                    "no evaluated token",
-                    "a call of mistral_prefill before",
-                ));
-            }
-            count.write(found.len());
-            let room = logits
-                .get_mut(..found.len())
-                .ok_or_else(|| Failure::too_small("logits", found.len(), capacity))?;
-            room.copy_from_slice(found);
-            Ok(())
-        })
-    })
 }

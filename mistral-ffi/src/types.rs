@@ -101,9 +101,9 @@ pub struct mistral_generation {
 pub struct mistral_progress {
     /// The size of this struct in the library; members beyond it do not exist.
     pub struct_size: usize,
-    /// What is being done: `"load"` or `"prefill"`; others may come. NUL-terminated.
+    /// What is being done: `"load"`, `"prefill"` or `"digest"`; others may come. NUL-terminated.
     pub phase: *const c_char,
-    /// Units done: bytes while loading, tokens while prefilling.
+    /// Units done: tokens while prefilling, otherwise bytes.
     pub done: u64,
     /// Units in all.
     pub total: u64,

@@ -232,7 +232,7 @@ static void steps(void) {
   OK(mistral_logits(session, parts, VOCAB_SIZE, &count));
   for (i = 0; i < VOCAB_SIZE; i++) CHECK(fabsf(whole[i] - parts[i]) < 1e-5f);
   OK(mistral_session_stats(session, &buf));
-  CHECK(strcmp(mistral_buf_data(buf), "{\"tokens\":4,\"context\":128}") == 0);
+  CHECK(strstr(mistral_buf_data(buf), "{\"tokens\":4,\"evaluated\":4,\"context\":128,\"cache_type\":\"f16\"") != NULL);
   OK(mistral_buf_free(buf));
   CHECK(mistral_session_new(model, "{\"context\": 2000000000}", 23, &other) == MISTRAL_E_LIMIT && other == NULL);
   CHECK(mistral_session_new(model, "{\"context\": 0}", 14, &other) == MISTRAL_E_ARGUMENT && other == NULL);
@@ -368,6 +368,33 @@ static int32_t on_chunk(void *user_data, const char *chunk, size_t len) {
   return ++*calls == 3;
 }
 
+/* The second turn does not evaluate the first again. */
+static void chatting_on_a_session(void) {
+  const char *first = "{\"messages\": [{\"role\": \"user\", \"content\": \"hello\"}], \"max_tokens\": 4}";
+  const char *second =
+      "{\"messages\": [{\"role\": \"user\", \"content\": \"hello\"}, {\"role\": \"assistant\", \"content\": \"yes\"},"
+      " {\"role\": \"user\", \"content\": \"and\"}], \"max_tokens\": 4, \"stream\": true}";
+  mistral_model *model = open_model();
+  mistral_session *session = new_session(model, CONTEXT), *small = new_session(model, "{\"context\": 4}");
+  mistral_buf *response = NULL;
+  int calls = -100;
+  OK(mistral_session_chat(session, first, strlen(first), NULL, NULL, NULL, &response));
+  CHECK(strstr(mistral_buf_data(response), "\"prompt_tokens\":11") != NULL);
+  CHECK(strstr(mistral_buf_data(response), "\"cached_tokens\":0") != NULL);
+  OK(mistral_buf_free(response));
+  response = NULL;
+  CHECK(mistral_session_chat(session, second, strlen(second), NULL, NULL, NULL, &response) == MISTRAL_E_NULL);
+  OK(mistral_session_chat(session, second, strlen(second), NULL, on_chunk, &calls, &response));
+  CHECK(calls > -100 && strstr(mistral_buf_data(response), "\"cached_tokens\":11") != NULL);
+  OK(mistral_buf_free(response));
+  response = NULL;
+  CHECK(mistral_session_chat(small, first, strlen(first), NULL, NULL, NULL, &response) == MISTRAL_E_CONTEXT_FULL);
+  CHECK(mistral_session_chat(small, "{}", 2, NULL, NULL, NULL, &response) == MISTRAL_E_ARGUMENT && response == NULL);
+  OK(mistral_session_free(small));
+  OK(mistral_session_free(session));
+  OK(mistral_model_free(model));
+}
+
 static void chatting(void) {
   mistral_model *model = open_model();
   mistral_buf *response = NULL;
@@ -450,6 +477,208 @@ static void preparing(const char *tokenizer) {
   OK(mistral_model_free(alone));
 }
 
+static void logits_of(const mistral_model *model, const uint32_t *tokens, size_t count, float *logits) {
+  mistral_session *session = new_session(model, CONTEXT);
+  size_t found = 0;
+  OK(mistral_prefill(session, tokens, count, NULL, NULL, NULL));
+  OK(mistral_logits(session, logits, VOCAB_SIZE, &found));
+  OK(mistral_session_free(session));
+}
+
+static void check_logits(mistral_session *session, const mistral_model *model, const uint32_t *tokens, size_t count) {
+  float found[VOCAB_SIZE], expected[VOCAB_SIZE];
+  size_t len = 0;
+  OK(mistral_logits(session, found, VOCAB_SIZE, &len));
+  logits_of(model, tokens, count, expected);
+  CHECK(memcmp(found, expected, sizeof found) == 0);
+}
+
+static void branching(void) {
+  mistral_model *model = open_model();
+  mistral_session *session = new_session(model, CONTEXT), *fork = NULL;
+  uint32_t tokens[4] = {1, 2, 3, 4}, others[4] = {1, 2, 3, 9};
+  float logits[VOCAB_SIZE];
+  size_t count = 0;
+  OK(mistral_session_trim(session, 0));
+  OK(mistral_prefill(session, tokens, 3, NULL, NULL, NULL));
+  OK(mistral_session_fork(session, &fork));
+  OK(mistral_prefill(fork, others + 3, 1, NULL, NULL, NULL));
+  OK(mistral_prefill(session, tokens + 3, 1, NULL, NULL, NULL));
+  check_logits(fork, model, others, 4);
+  check_logits(session, model, tokens, 4);
+  OK(mistral_session_free(session));
+  CHECK(mistral_session_trim(fork, 5) == MISTRAL_E_ARGUMENT && last_error_has("count"));
+  OK(mistral_session_trim(fork, 2));
+  check_logits(fork, model, others, 2);
+  OK(mistral_prefill(fork, tokens + 2, 2, NULL, NULL, NULL));
+  check_logits(fork, model, tokens, 4);
+  OK(mistral_session_trim(fork, 0));
+  CHECK(mistral_logits(fork, logits, VOCAB_SIZE, &count) == MISTRAL_E_ARGUMENT);
+  OK(mistral_session_free(fork));
+  OK(mistral_model_free(model));
+}
+
+static mistral_status load(const mistral_model *model, const void *blob, size_t len, const char *options, mistral_session **out) {
+  return mistral_session_load(model, blob, len, options, strlen(options), NULL, NULL, NULL, out);
+}
+
+static void saving(void) {
+  const char *key = "{\"key\": \"00112233445566778899aabbccddeeff\"}", *other = "{\"key\": \"AAECAwQFBgcICQoLDA0ODw==\"}";
+  mistral_model *model = open_model(), *exact = NULL;
+  mistral_session *session = new_session(model, CONTEXT), *loaded = NULL;
+  mistral_buf *buf = NULL;
+  uint32_t tokens[3] = {1, 2, 3};
+  progress_state state = {0, 0, 0, 0, "digest"}, stops = {0, 1, 0, 0, "digest"};
+  unsigned char *bytes;
+  size_t len, i;
+
+  OK(mistral_prefill(session, tokens, 3, NULL, NULL, NULL));
+  CHECK(mistral_session_save(session, NULL, 0, NULL, on_progress, &stops, &buf) == MISTRAL_E_CANCELLED && buf == NULL);
+  OK(mistral_session_save(session, key, strlen(key), NULL, on_progress, &state, &buf));
+  CHECK(state.calls > 0 && state.last == state.total);
+  len = mistral_buf_len(buf);
+  bytes = malloc(len);
+  memcpy(bytes, mistral_buf_data(buf), len);
+  OK(mistral_buf_free(buf));
+  OK(load(model, bytes, len, key, &loaded));
+  check_logits(loaded, model, tokens, 3);
+  OK(mistral_session_free(loaded));
+  loaded = NULL;
+  for (i = 0; i < len; i += 37) {
+    bytes[i] ^= 4;
+    CHECK(load(model, bytes, len, key, &loaded) != MISTRAL_OK && loaded == NULL);
+    bytes[i] ^= 4;
+    CHECK(load(model, bytes, i, key, &loaded) != MISTRAL_OK && loaded == NULL);
+  }
+  bytes[len - 40] ^= 1;
+  CHECK(load(model, bytes, len, key, &loaded) == MISTRAL_E_INTEGRITY);
+  bytes[len - 40] ^= 1;
+  CHECK(load(model, bytes, len, other, &loaded) == MISTRAL_E_INTEGRITY);
+  CHECK(load(model, bytes, len, "{}", &loaded) == MISTRAL_E_INTEGRITY && last_error_has("key"));
+  CHECK(load(model, bytes, len, "{\"key\": \"AAEC\"}", &loaded) == MISTRAL_E_ARGUMENT && last_error_has("16"));
+  CHECK(load(model, "text", 4, "{}", &loaded) == MISTRAL_E_FORMAT);
+  CHECK(load(model, bytes, (size_t)-1, "{}", &loaded) == MISTRAL_E_ARGUMENT);
+  bytes[8] = 9;
+  CHECK(load(model, bytes, len, key, &loaded) == MISTRAL_E_UNSUPPORTED && last_error_has("version"));
+  bytes[8] = 1;
+  OK(open_with(model_path, "{\"activation\": \"f32\"}", &exact));
+  CHECK(load(exact, bytes, len, key, &loaded) == MISTRAL_E_INTEGRITY);
+  CHECK(load(model, bytes, len, "{\"key\": \"00112233445566778899aabbccddeeff\", \"context\": 1}", &loaded) == MISTRAL_E_CONTEXT_FULL);
+  CHECK(loaded == NULL);
+  free(bytes);
+  OK(mistral_session_free(session));
+  OK(mistral_model_free(exact));
+  OK(mistral_model_free(model));
+}
+
+/* The loop of a host that steps by itself gives the tokens of mistral_generate. */
+static void sampling(void) {
+  const char *options = "{\"temperature\": 1, \"seed\": 5}";
+  mistral_model *model = open_model();
+  generation_state state = {0};
+  uint32_t tokens[2] = {104, 105}, all[14], token = 0;
+  float logprob = 0, first = 0;
+  int i;
+  state.session = new_session(model, CONTEXT);
+  OK(generate(&state, "{\"temperature\": 1, \"seed\": 5, \"max_tokens\": 12, \"ignore_eos\": true}"));
+  OK(mistral_session_reset(state.session));
+  CHECK(mistral_sample(state.session, options, strlen(options), NULL, &token, NULL) == MISTRAL_E_ARGUMENT);
+  OK(mistral_prefill(state.session, tokens, 2, NULL, NULL, NULL));
+  memcpy(all, tokens, sizeof tokens);
+  for (i = 0; i < 12; i++) {
+    OK(mistral_sample(state.session, options, strlen(options), NULL, &token, i % 2 ? &logprob : NULL));
+    CHECK(token == state.tokens[i] && (i % 2 == 0 || logprob < 0));
+    all[i + 2] = token;
+    if (i % 3 == 0) check_logits(state.session, model, all, (size_t)i + 3);
+  }
+  check_logits(state.session, model, all, 14);
+  /* The logarithm of its probability; then tokens of the host's own. */
+  {
+    float logits[VOCAB_SIZE];
+    double sum = 0;
+    logits_of(model, all, 14, logits);
+    OK(mistral_sample(state.session, NULL, 0, NULL, &token, &first));
+    CHECK(token == largest(logits));
+    for (i = 0; i < VOCAB_SIZE; i++) sum += exp((double)logits[i] - (double)logits[token]);
+    CHECK(fabs(exp((double)first) * sum - 1) < 1e-5);
+  }
+  CHECK(mistral_sample(state.session, "{\"max_tokens\": 1}", 17, NULL, &token, NULL) == MISTRAL_E_ARGUMENT);
+  OK(mistral_session_free(state.session));
+  state.session = new_session(model, "{\"context\": 2}");
+  OK(mistral_prefill(state.session, tokens, 2, NULL, NULL, NULL));
+  OK(mistral_sample(state.session, NULL, 0, NULL, &token, NULL));
+  CHECK(mistral_sample(state.session, NULL, 0, NULL, &token, NULL) == MISTRAL_E_CONTEXT_FULL);
+  OK(mistral_session_free(state.session));
+  OK(mistral_model_free(model));
+}
+
+static void embedding(void) {
+  mistral_model *model = open_model();
+  uint32_t tokens[600] = {1, 2, 3}, outside = VOCAB_SIZE;
+  float vector[32], again[32];
+  double length = 0;
+  size_t count = 0;
+  int i;
+  CHECK(mistral_embed(model, tokens, 3, NULL, 0, NULL, NULL, 0, &count) == MISTRAL_E_BUFFER_TOO_SMALL && count == 32);
+  OK(mistral_embed(model, tokens, 3, NULL, 0, NULL, vector, 32, &count));
+  for (i = 0; i < 32; i++) length += (double)vector[i] * (double)vector[i];
+  CHECK(fabs(length - 1) < 1e-5);
+  OK(mistral_embed(model, tokens, 3, "{\"pooling\": \"last\"}", 19, NULL, again, 32, &count));
+  CHECK(memcmp(vector, again, sizeof vector) != 0);
+  OK(mistral_embed(model, tokens, 3, "{\"pooling\": \"mean\"}", 19, NULL, again, 32, &count));
+  CHECK(memcmp(vector, again, sizeof vector) == 0);
+  CHECK(mistral_embed(model, tokens, 0, NULL, 0, NULL, vector, 32, &count) == MISTRAL_E_ARGUMENT);
+  CHECK(mistral_embed(model, &outside, 1, NULL, 0, NULL, vector, 32, &count) == MISTRAL_E_ARGUMENT);
+  CHECK(mistral_embed(model, tokens, 600, NULL, 0, NULL, vector, 32, &count) == MISTRAL_E_LIMIT && last_error_has("512"));
+  CHECK(mistral_embed(model, tokens, 3, "{\"pooling\": \"max\"}", 18, NULL, vector, 32, &count) == MISTRAL_E_ARGUMENT);
+  OK(mistral_model_free(model));
+}
+
+static mistral_status estimate(const char *path, const char *options, mistral_buf **out) {
+  return mistral_model_estimate(path, strlen(path), options, strlen(options), out);
+}
+
+static void limits(void) {
+  const char *chat = "{\"messages\": [{\"role\": \"user\", \"content\": \"hello\"}], \"max_tokens\": 9}";
+  mistral_model *model = NULL;
+  mistral_session *session = NULL, *other = NULL;
+  mistral_buf *buf = NULL;
+  uint32_t tokens[100] = {1, 2, 3}, token = 0;
+  float vector[32];
+  size_t count;
+  generation_state state = {0};
+
+  OK(estimate(model_path, "{\"context\": 64, \"sessions\": 3, \"cache_type\": \"f32\"}", &buf));
+  CHECK(strstr(mistral_buf_data(buf), "\"sessions\":3") != NULL && strstr(mistral_buf_data(buf), "\"gguf\"") != NULL);
+  OK(mistral_buf_free(buf));
+  buf = NULL;
+  CHECK(estimate(model_path, "{\"max_memory\": 100}", &buf) == MISTRAL_E_LIMIT && last_error_has("max_memory"));
+  CHECK(estimate(model_path, "{\"context\": 2000000000}", &buf) == MISTRAL_E_LIMIT && last_error_has("context"));
+  CHECK(estimate("/nowhere", "{}", &buf) == MISTRAL_E_IO && estimate(model_path, "{\"x\": 1}", &buf) == MISTRAL_E_ARGUMENT);
+  CHECK(buf == NULL);
+
+  CHECK(open_with(model_path, "{\"max_model_bytes\": 100}", &model) == MISTRAL_E_LIMIT && last_error_has("max_model_bytes"));
+  OK(open_with(model_path, "{\"max_sessions\": 1, \"max_prompt_tokens\": 5, \"max_output_tokens\": 4}", &model));
+  session = state.session = new_session(model, CONTEXT);
+  CHECK(mistral_session_new(model, NULL, 0, &other) == MISTRAL_E_LIMIT && last_error_has("max_sessions"));
+  CHECK(mistral_session_fork(session, &other) == MISTRAL_E_LIMIT && other == NULL);
+  CHECK(mistral_embed(model, tokens, 3, NULL, 0, NULL, vector, 32, &count) == MISTRAL_E_LIMIT);
+  CHECK(mistral_prefill(session, tokens, 6, NULL, NULL, NULL) == MISTRAL_E_LIMIT && last_error_has("max_prompt_tokens"));
+  CHECK(generate(&state, "{\"max_tokens\": 5}") == MISTRAL_E_LIMIT && last_error_has("max_output_tokens"));
+  CHECK(mistral_chat(model, chat, strlen(chat), NULL, NULL, NULL, &buf) == MISTRAL_E_LIMIT);
+  CHECK(mistral_session_chat(session, chat, strlen(chat), NULL, NULL, NULL, &buf) == MISTRAL_E_LIMIT && buf == NULL);
+  OK(generate(&state, "{\"ignore_eos\": true}"));
+  CHECK(state.calls == 4 && state.finish_reason == MISTRAL_FINISH_LENGTH);
+  OK(mistral_session_free(session));
+
+  /* No time at all: every call that evaluates ends, and the session is as it was. */
+  session = new_session(model, "{\"context\": 128, \"max_time_ms\": 0}");
+  CHECK(mistral_prefill(session, tokens, 3, NULL, NULL, NULL) == MISTRAL_E_LIMIT && last_error_has("max_time_ms"));
+  CHECK(mistral_sample(session, NULL, 0, NULL, &token, NULL) == MISTRAL_E_ARGUMENT);
+  OK(mistral_session_free(session));
+  OK(mistral_model_free(model));
+}
+
 typedef struct { const mistral_model *model; uint32_t tokens[16]; } worker_state;
 
 static void *worker(void *argument) {
@@ -527,6 +756,12 @@ int main(int argc, char **argv) {
   generating();
   chatting();
   preparing(argv[3]);
+  chatting_on_a_session();
+  branching();
+  saving();
+  sampling();
+  embedding();
+  limits();
   threads();
   forking();
   return 0;

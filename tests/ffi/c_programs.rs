@@ -81,7 +81,7 @@ fn compile(folder: &Path, source: &Path, standard: &str) -> PathBuf {
     let libraries = library.parent().expect("the library is in a folder");
     let mut cc = Command::new("cc");
     cc.arg(format!("-std={standard}")).args(["-Wall", "-Wextra", "-Wpedantic", "-Werror", "-O1", "-g", "-I"]);
-    cc.arg(repository().join("include")).arg(source).arg(&library).arg("-lpthread");
+    cc.arg(repository().join("include")).arg(source).arg(&library).args(["-lm", "-lpthread"]);
     cc.arg(format!("-Wl,-rpath,{}", libraries.display())).arg("-o").arg(&program);
     run(&mut cc);
     program

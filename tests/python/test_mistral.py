@@ -260,7 +260,8 @@ class Sessions(WithModel):
         for one, other in zip(kept, session.logits()):
             self.assertAlmostEqual(one, other, delta=1e-5)
         self.assertEqual(list(whole), kept)  # The memory is the caller's own.
-        self.assertEqual(session.stats, {"tokens": 4, "context": 256})
+        stats = session.stats
+        self.assertEqual((stats["tokens"], stats["evaluated"], stats["context"]), (4, 4, 256))
 
     def test_bad_tokens_and_options(self):
         session = self.session(context=8)
@@ -300,6 +301,145 @@ class Sessions(WithModel):
 
         with self.assertRaises(mistral.BusyError):
             session.prefill([1] * 10, progress=reenter)
+
+
+class Branching(WithModel):
+    """Sessions that are forked, cut, saved and loaded."""
+
+    def logits_of(self, ids):
+        session = self.session()
+        session.prefill(ids)
+        return list(session.logits())
+
+    def test_a_fork_goes_on_by_itself(self):
+        session = self.session()
+        session.prefill([1, 2, 3])
+        with session.fork() as fork:
+            self.assertIs(fork.model, self.model)
+            session.prefill([4])
+            fork.prefill([5])
+            self.assertEqual(list(fork.logits()), self.logits_of([1, 2, 3, 5]))
+        self.assertEqual(list(session.logits()), self.logits_of([1, 2, 3, 4]))
+
+    def test_trim(self):
+        session = self.session()
+        session.prefill([1, 2, 3, 4])
+        session.trim(2)
+        self.assertEqual((session.stats["tokens"], session.stats["evaluated"]), (2, 1))
+        self.assertEqual(list(session.logits()), self.logits_of([1, 2]))
+        for count in (3, -1):
+            with self.assertRaises(mistral.ArgumentError):
+                session.trim(count)
+        session.trim(0)
+        with self.assertRaises(mistral.ArgumentError):
+            session.logits()
+
+    def test_save_and_load(self):
+        session = self.session()
+        session.prefill([1, 2, 3])
+        for key in (None, b"sixteen bytes or", "00112233445566778899aabbccddeeff", "AAECAwQFBgcICQoLDA0ODw=="):
+            blob = session.save(key)
+            self.assertIsInstance(blob, bytes)
+            with self.model.load_session(bytearray(blob), key) as loaded:
+                self.assertEqual(list(loaded.logits()), list(session.logits()))
+                self.assertEqual(loaded.stats["context"], 256)
+            with self.model.load_session(blob, key, context=16) as loaded:
+                self.assertEqual(loaded.stats["context"], 16)
+            with self.assertRaises(mistral.IntegrityError):
+                self.model.load_session(blob[:-1] + bytes([blob[-1] ^ 1]), key)
+            with self.assertRaises(mistral.IntegrityError):
+                self.model.load_session(blob, b"another sixteen!")
+        with self.assertRaises(mistral.FormatError):
+            self.model.load_session(b"")
+        for key in (b"short", "not a key at all!"):
+            with self.assertRaises(mistral.ArgumentError):
+                session.save(key)
+        self.assertEqual(len(self.model.info["weights"]["files"][0]["sha256"]), 64)
+
+    def test_the_digest_is_computed_once_with_progress(self):
+        with mistral.Model(MODEL) as model, model.session(context=16) as session:
+            seen = []
+            blob = session.save(progress=seen.append)
+            self.assertEqual((seen[-1].phase, seen[-1].done), ("digest", os.path.getsize(MODEL)))
+            count = len(seen)
+            model.load_session(blob, progress=seen.append).close()
+            self.assertEqual(len(seen), count)
+
+    def test_sampling_is_generating(self):
+        options = {"temperature": 1.0, "seed": 5}
+        expected = self.session().generate([1, 2], max_tokens=12, ignore_eos=True, logprobs=0, **options)
+        session = self.session()
+        session.prefill([1, 2])
+        for event in expected:
+            sampled = session.sample(**options)
+            self.assertEqual((sampled.token, sampled.logprob), (event.token, event.logprob))
+        self.assertEqual(session.stats["tokens"], 14)
+        with self.assertRaises(mistral.ArgumentError):
+            session.sample(max_tokens=1)
+        with self.assertRaises(mistral.ArgumentError):
+            self.session().sample()
+
+    def test_stats(self):
+        session = self.session()
+        list(session.generate([1, 2, 3], max_tokens=4, ignore_eos=True))
+        stats = session.stats
+        self.assertEqual((stats["prompt_tokens"], stats["decode_tokens"]), (3, 3))
+        self.assertEqual(stats["cache_type"], "f16")
+        for name in ("prompt_seconds", "prompt_tokens_per_second", "decode_seconds", "decode_tokens_per_second", "cache_bytes"):
+            self.assertGreater(stats[name], 0)
+
+
+class Embedding(WithModel):
+    def test_vectors(self):
+        vector = self.model.embed("hello")
+        self.assertEqual((len(vector), vector.format), (32, "f"))
+        self.assertAlmostEqual(sum(x * x for x in vector), 1, places=5)
+        self.assertEqual(list(vector), list(self.model.embed([258] + self.model.encode("hello"))))
+        self.assertNotEqual(list(vector), list(self.model.embed("hello", pooling="last")))
+        raw = self.model.embed([7], normalize=False)
+        self.assertEqual(list(raw), list(self.model.embed([7], normalize=False, pooling="last")))
+
+    def test_errors(self):
+        for written, options, error in [
+            ([], {}, mistral.ArgumentError),
+            ([VOCAB_SIZE], {}, mistral.ArgumentError),
+            ([1] * 513, {}, mistral.LimitError),
+            ("x", {"pooling": "max"}, mistral.ArgumentError),
+        ]:
+            with self.assertRaises(error):
+                self.model.embed(written, **options)
+
+
+class Limits(unittest.TestCase):
+    def test_estimate(self):
+        found = mistral.estimate(MODEL, context=64, sessions=3)
+        self.assertEqual(found["weights_bytes"], os.path.getsize(MODEL))
+        self.assertEqual(found["total_bytes"], found["weights_bytes"] + 3 * found["cache_bytes"])
+        self.assertEqual((found["format"], found["vocab_size"], found["max_context"]), ("gguf", VOCAB_SIZE, 512))
+        with self.assertRaises(mistral.LimitError):
+            mistral.estimate(MODEL, max_memory=10)
+        with self.assertRaises(mistral.FileError):
+            mistral.estimate("/nowhere/at/all")
+        with self.assertRaises(mistral.ArgumentError):
+            mistral.estimate(MODEL, kontext=1)
+
+    def test_each_limit(self):
+        with self.assertRaisesRegex(mistral.LimitError, "max_model_bytes"):
+            mistral.Model(MODEL, max_model_bytes=10)
+        with mistral.Model(MODEL, max_sessions=1, max_output_tokens=4) as model, model.session(context=64) as session:
+            with self.assertRaisesRegex(mistral.LimitError, "max_sessions"):
+                model.session(context=64)
+            with self.assertRaisesRegex(mistral.LimitError, "max_sessions"):
+                session.fork()
+            with self.assertRaisesRegex(mistral.LimitError, "max_output_tokens"):
+                session.generate([1], max_tokens=5)
+            self.assertEqual(len(list(session.generate([1], ignore_eos=True))), 4)
+        with mistral.Model(MODEL) as model, model.session(context=64, max_prompt_tokens=3) as session:
+            with self.assertRaisesRegex(mistral.LimitError, "max_prompt_tokens"):
+                session.prefill([1] * 4)
+            with model.session(context=64, max_time_ms=0) as hurried:
+                with self.assertRaisesRegex(mistral.LimitError, "max_time_ms"):
+                    list(hurried.generate([1] * 60))
 
 
 class Generating(WithModel):
@@ -436,6 +576,29 @@ class Chat(WithModel):
         self.assertEqual({chunk["object"] for chunk in chunks}, {"chat.completion.chunk"})
         text = "".join(chunk["choices"][0]["delta"].get("content") or "" for chunk in chunks)
         self.assertEqual(text, self.model.chat(self.REQUEST)["choices"][0]["message"]["content"])
+
+    def test_a_session_does_not_evaluate_a_conversation_again(self):
+        session = self.session()
+        first = session.chat(self.REQUEST)
+        messages = self.REQUEST["messages"] + [
+            {"role": "assistant", "content": "yes"},
+            {"role": "user", "content": "and"},
+        ]
+        request = {"messages": messages, "max_tokens": 8}
+        with session.chat(request, stream=True) as stream:
+            text = "".join(chunk["choices"][0]["delta"].get("content") or "" for chunk in stream)
+        again = session.chat(request)
+        self.assertEqual(text, self.model.chat(request)["choices"][0]["message"]["content"])
+        self.assertEqual(text, again["choices"][0]["message"]["content"])
+        prompt = first["usage"]["prompt_tokens"]
+        self.assertEqual(first["usage"]["prompt_tokens_details"]["cached_tokens"], 0)
+        self.assertEqual(
+            again["usage"]["prompt_tokens_details"]["cached_tokens"], again["usage"]["prompt_tokens"] - 1
+        )
+        # The stream evaluated what the first turn had not; the last call, one token.
+        evaluated = again["usage"]["prompt_tokens"] - prompt
+        self.assertGreaterEqual(session.stats["prompt_tokens"], prompt + evaluated)
+        self.assertLess(session.stats["prompt_tokens"], 2 * again["usage"]["prompt_tokens"])
 
     def test_a_stream_can_be_left(self):
         before = threading.active_count()

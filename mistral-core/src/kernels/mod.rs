@@ -63,6 +63,14 @@ pub enum CacheType {
 }
 
 impl CacheType {
+    /// What hosts call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F16 => "f16",
+            Self::F32 => "f32",
+        }
+    }
+
     /// Bytes of an element.
     pub fn bytes(self) -> usize {
         match self {

@@ -6,6 +6,7 @@
 //! Model files must not be changed while they are open; see [`TensorView::shared`].
 
 mod catalog;
+mod digest;
 mod folder;
 mod fp8;
 pub mod gguf;
@@ -113,6 +114,7 @@ pub struct Checkpoint {
     files: Vec<Mapped>,
     entries: BTreeMap<String, Entry>,
     sidecar: Sidecar,
+    container: &'static str,
 }
 
 /// A file with weights.
@@ -194,6 +196,11 @@ impl Checkpoint {
         self.files
             .iter()
             .map(|file| FileInfo { path: file.path().to_owned(), bytes: file.bytes().len() as u64 })
+    }
+
+    /// `gguf` or `safetensors`.
+    pub fn container(&self) -> &'static str {
+        self.container
     }
 
     /// The sum of the lengths of the files with weights.
@@ -306,7 +313,8 @@ fn finish(
         let expected = format!("token ids below {vocab_size}");
         return Err(Error::format(path.display(), "eos_token_id", id, expected));
     }
-    Ok(Checkpoint { config: config.model, files: catalog.files, entries, sidecar })
+    let container = if naming == Naming::Gguf { "gguf" } else { "safetensors" };
+    Ok(Checkpoint { config: config.model, files: catalog.files, entries, sidecar, container })
 }
 
 /// A configuration file that has been read.

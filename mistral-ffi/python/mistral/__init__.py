@@ -7,6 +7,7 @@
 ...     print(event.text, end="", flush=True)
 """
 
+from ._chat import ChatStream
 from ._errors import (
     ArgumentError,
     AuditError,
@@ -29,7 +30,7 @@ from ._errors import (
     Utf8Error,
 )
 from ._library import build_info, devices, load_library, version
-from ._model import ChatStream, Model
+from ._model import Model, estimate
 from ._session import Event, Generation, Session, TokenLogprob
 from ._steering import Cancel, Progress
 
@@ -63,6 +64,7 @@ __all__ = [
     "Utf8Error",
     "build_info",
     "devices",
+    "estimate",
     "load_library",
     "version",
 ]

@@ -68,6 +68,7 @@ _FUNCTIONS: Dict[str, Tuple[Any, Sequence[Any]]] = {
     "mistral_cancel_free": (c_int32, (c_void_p,)),
     "mistral_model_open": (c_int32, (*_TEXT, *_TEXT, c_void_p, ProgressFn, c_void_p, _OUT)),
     "mistral_model_info": (c_int32, (c_void_p, _OUT)),
+    "mistral_model_estimate": (c_int32, (*_TEXT, *_TEXT, _OUT)),
     "mistral_model_free": (c_int32, (c_void_p,)),
     "mistral_encode": (c_int32, (c_void_p, *_TEXT, *_TEXT, *_TOKENS, POINTER(c_size_t))),
     "mistral_decode": (c_int32, (c_void_p, *_TOKENS, *_TEXT, _OUT)),
@@ -76,11 +77,19 @@ _FUNCTIONS: Dict[str, Tuple[Any, Sequence[Any]]] = {
     "mistral_chat_render": (c_int32, (c_void_p, *_TEXT, *_TEXT, _OUT)),
     "mistral_chat_parse": (c_int32, (c_void_p, *_TEXT, *_TOKENS, *_TEXT, _OUT)),
     "mistral_session_new": (c_int32, (c_void_p, *_TEXT, _OUT)),
+    "mistral_session_fork": (c_int32, (c_void_p, _OUT)),
     "mistral_session_reset": (c_int32, (c_void_p,)),
+    "mistral_session_trim": (c_int32, (c_void_p, c_size_t)),
+    "mistral_session_save": (c_int32, (c_void_p, *_TEXT, c_void_p, ProgressFn, c_void_p, _OUT)),
+    "mistral_session_load": (
+        c_int32,
+        (c_void_p, *_TEXT, *_TEXT, c_void_p, ProgressFn, c_void_p, _OUT),
+    ),
     "mistral_session_stats": (c_int32, (c_void_p, _OUT)),
     "mistral_session_free": (c_int32, (c_void_p,)),
     "mistral_prefill": (c_int32, (c_void_p, *_TOKENS, c_void_p, ProgressFn, c_void_p)),
     "mistral_logits": (c_int32, (c_void_p, c_void_p, c_size_t, POINTER(c_size_t))),
+    "mistral_sample": (c_int32, (c_void_p, *_TEXT, c_void_p, POINTER(c_uint32), POINTER(c_float))),
     "mistral_generation_new": (
         c_int32,
         (c_void_p, *_TOKENS, *_TEXT, c_void_p, ProgressFn, c_void_p, _OUT),
@@ -88,6 +97,11 @@ _FUNCTIONS: Dict[str, Tuple[Any, Sequence[Any]]] = {
     "mistral_generation_next": (c_int32, (c_void_p, POINTER(POINTER(EventStruct)))),
     "mistral_generation_free": (c_int32, (c_void_p,)),
     "mistral_chat": (c_int32, (c_void_p, *_TEXT, c_void_p, ChunkFn, c_void_p, _OUT)),
+    "mistral_session_chat": (c_int32, (c_void_p, *_TEXT, c_void_p, ChunkFn, c_void_p, _OUT)),
+    "mistral_embed": (
+        c_int32,
+        (c_void_p, *_TOKENS, *_TEXT, c_void_p, c_void_p, c_size_t, POINTER(c_size_t)),
+    ),
 }
 
 _lock = threading.Lock()

@@ -2,44 +2,30 @@
 
 from __future__ import annotations
 
-import atexit
 import ctypes
 import json
 import os
-import queue
-import threading
-import weakref
-from ctypes import c_size_t, c_uint32, c_void_p
-from typing import (
-    Any,
-    Callable,
-    Dict,
-    Iterable,
-    Iterator,
-    List,
-    Literal,
-    Mapping,
-    Optional,
-    Tuple,
-    Union,
-    overload,
-)
+from ctypes import c_float, c_size_t, c_uint32, c_void_p
+from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Tuple, Union
 
 from . import _errors
-from ._handle import Handle
-from ._library import ChunkFn, check, library, options, take, text
-from ._session import Session, token_array
+from ._chat import Chats, request_json
+from ._library import check, library, options, take, text
+from ._session import Session, key_text, token_array
 from ._steering import Cancel, Progress, Reporter, handle_of
 
 
-class Model(Handle):
+class Model(Chats):
     """A model that was opened. Immutable: any number of threads and sessions may use it at once.
 
     ``path`` is a folder or a file. Options: ``threads``, ``quantize`` (``"q8_0"``, ``"q4_0"``, ``"q4_k"``), ``activation``
-    (``"int8"``, ``"f32"``), ``max_memory``, ``weights`` (``False`` opens the tokenizer alone), ``tokenizer_version``.
+    (``"int8"``, ``"f32"``), ``weights`` (``False`` opens the tokenizer alone), ``tokenizer_version``; and bounds, which raise
+    :class:`mistral.LimitError`: ``max_memory``, ``max_model_bytes``, ``max_sessions``, and for each call
+    ``max_prompt_tokens``, ``max_output_tokens``, ``max_time_ms``.
     """
 
     _FREE = "mistral_model_free"
+    _CHAT = "mistral_chat"
 
     def __init__(
         self,
@@ -61,6 +47,7 @@ class Model(Handle):
             ctypes.byref(out),
         )
         reporter.check(status)
+        self._dim = 0
         self._own(out)
 
     @property
@@ -108,8 +95,72 @@ class Model(Handle):
         return take(out).decode()
 
     def session(self, context: Optional[int] = None, cache_type: Optional[str] = None, **values: Any) -> Session:
-        """A new, empty session of ``context`` positions, with a cache of ``"f16"`` (the default) or ``"f32"``."""
+        """A new, empty session of ``context`` positions, with a cache of ``"f16"`` (the default) or ``"f32"``.
+
+        Its own bounds ``max_prompt_tokens``, ``max_output_tokens``, ``max_time_ms`` hold beside those of the model.
+        """
         return Session(self, {"context": context, "cache_type": cache_type, **values})
+
+    def load_session(
+        self,
+        blob: Union[bytes, bytearray, "memoryview[int]"],
+        key: Optional[Union[str, bytes]] = None,
+        *,
+        progress: Optional[Callable[[Progress], object]] = None,
+        cancel: Optional[Cancel] = None,
+        **values: Any,
+    ) -> Session:
+        """The session that :meth:`Session.save` gave ``blob`` of, on the same model; it goes on bit for bit.
+
+        A damaged or foreign ``blob``, or another ``key``, raises :class:`mistral.IntegrityError`. Options: ``context`` (as many
+        positions as it had, if not given), ``cache_type``, and the bounds of a session. The first call on a model reads
+        all its files, to know that it is the same.
+        """
+        reporter = Reporter(progress)
+        data = blob if isinstance(blob, bytes) else bytes(blob)
+        out = c_void_p()
+        status = library().mistral_session_load(
+            self._open_handle,
+            data,
+            len(data),
+            *options({"key": key_text(key), **values}),
+            handle_of(cancel),
+            reporter.callback,
+            None,
+            ctypes.byref(out),
+        )
+        reporter.check(status)
+        return Session._of(self, out)
+
+    def embed(
+        self,
+        written: Union[str, bytes, Iterable[int]],
+        *,
+        pooling: str = "mean",
+        normalize: bool = True,
+        cancel: Optional[Cancel] = None,
+    ) -> "memoryview[float]":
+        """One vector for a text or for tokens, as floats of 32 bits: the hidden states of the tokens, pooled.
+
+        ``pooling`` is ``"mean"`` or ``"last"``; ``normalize`` scales the vector to a length of 1. A text begins with the
+        beginning-of-sequence token, if the tokenizer wants one. Mistral's generative models were not trained to embed:
+        expect rough similarities of them.
+        """
+        if isinstance(written, (str, bytes)):
+            written = self.encode(written, bos=True)
+        tokens, token_count = token_array(written)
+        values = options({"pooling": pooling, "normalize": normalize})
+        count = c_size_t()
+        while True:
+            vector = (c_float * self._dim)()
+            status = library().mistral_embed(
+                self._open_handle, tokens, token_count, *values, handle_of(cancel), vector, self._dim, ctypes.byref(count)
+            )
+            if status != _errors.BUFFER_TOO_SMALL or count.value == self._dim:
+                break
+            self._dim = count.value
+        check(status)
+        return memoryview(vector).cast("B").cast("f")
 
     def chat_encode(self, request: Mapping[str, Any], *, mode: str = "test", local_time: Optional[int] = None) -> List[int]:
         """The tokens that the model reads for a chat-completions request.
@@ -117,7 +168,7 @@ class Model(Handle):
         ``mode`` names the rules of how a conversation may end, as in mistral-common: ``"test"``, ``"serving"``,
         ``"finetuning"``, ``"agnostic"``. ``local_time`` (seconds since 1970) is for templates that write the date.
         """
-        data, size = _json(request)
+        data, size = request_json(request)
         values = options({"mode": mode, "local_time": local_time})
         return self._tokens("mistral_chat_encode", size, data, size, *values)
 
@@ -125,7 +176,7 @@ class Model(Handle):
         """The text that the model reads for a request, control tokens by their names: for people, not for encoding."""
         out = c_void_p()
         values = options({"mode": mode, "local_time": local_time})
-        check(library().mistral_chat_render(self._open_handle, *_json(request), *values, ctypes.byref(out)))
+        check(library().mistral_chat_render(self._open_handle, *request_json(request), *values, ctypes.byref(out)))
         return take(out).decode()
 
     def fim_encode(self, prompt: Union[str, bytes], suffix: Union[str, bytes]) -> List[int]:
@@ -153,139 +204,13 @@ class Model(Handle):
         message: Dict[str, Any] = json.loads(take(out))
         return message
 
-    @overload
-    def chat(
-        self,
-        request: Mapping[str, Any],
-        stream: Literal[False] = False,
-        *,
-        cancel: Optional[Cancel] = None,
-    ) -> Dict[str, Any]: ...
 
-    @overload
-    def chat(
-        self, request: Mapping[str, Any], stream: Literal[True], *, cancel: Optional[Cancel] = None
-    ) -> "ChatStream": ...
+def estimate(path: Union[str, bytes, "os.PathLike[str]"], **values: Any) -> Dict[str, Any]:
+    """What a model would take, without opening it: ``weights_bytes``, ``cache_bytes`` of one session, ``total_bytes``, and what it is.
 
-    def chat(
-        self, request: Mapping[str, Any], stream: bool = False, *, cancel: Optional[Cancel] = None
-    ) -> Union[Dict[str, Any], "ChatStream"]:
-        """Answers a chat-completions request: the body that Mistral's and OpenAI's APIs take, as a dictionary.
-
-        Returns the response as a dictionary; with ``stream`` an iterator over the chunks of it.
-        """
-        body = {**request, "stream": stream}
-        if stream:
-            return ChatStream(self, body, cancel)
-        return _chat(self, body, cancel, ChunkFn())
-
-
-def _chat(model: Model, body: Mapping[str, Any], cancel: Optional[Cancel], callback: Any) -> Dict[str, Any]:
+    Options: those of :class:`Model`, ``context`` and ``cache_type`` of a session, and ``sessions``, how many there are to be.
+    """
     out = c_void_p()
-    handle = model._open_handle
-    check(library().mistral_chat(handle, *_json(body), handle_of(cancel), callback, None, ctypes.byref(out)))
-    response: Dict[str, Any] = json.loads(take(out))
-    return response
-
-
-def _json(request: Mapping[str, Any]) -> Tuple[bytes, int]:
-    try:
-        return text(json.dumps(request, allow_nan=False))
-    except (TypeError, ValueError) as error:
-        raise _errors.ArgumentError(f"request: {error}") from None
-
-
-class ChatStream(Iterator[Dict[str, Any]]):
-    """An iterator over the chunks of a chat response. Closing it, or forgetting it, stops the answer."""
-
-    #: Chunks that wait for the host at most; then the answer waits.
-    _AHEAD = 64
-
-    def __init__(self, model: Model, body: Mapping[str, Any], cancel: Optional[Cancel]) -> None:
-        self._closed = False
-        # Closing stops the answer at once; but where the host gave a cancel object of its own, with the next chunk.
-        self._cancel = Cancel() if cancel is None else None
-        self._shared = _Shared(self._AHEAD)
-        arguments = (self._shared, model, dict(body), cancel or self._cancel)
-        self._thread = threading.Thread(target=_answer, args=arguments, name="mistral-chat", daemon=True)
-        self._thread.start()
-        _streams.add(self)
-
-    def __iter__(self) -> "ChatStream":
-        return self
-
-    def __next__(self) -> Dict[str, Any]:
-        if self._closed:
-            raise StopIteration
-        item = self._shared.chunks.get()
-        if isinstance(item, bytes):
-            chunk: Dict[str, Any] = json.loads(item)
-            return chunk
-        self.close()
-        if item is not None:
-            raise item
-        raise StopIteration
-
-    def close(self) -> None:
-        """Stops the answer."""
-        if self._closed:
-            return
-        self._closed = True
-        self._shared.stopped = True
-        if self._cancel is not None:
-            self._cancel.cancel()
-        self._thread.join()
-
-    def __enter__(self) -> "ChatStream":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        try:
-            self.close()
-        except Exception:
-            # The interpreter is ending, and parts of it are gone.
-            pass
-
-
-class _Shared:
-    """What a stream and the thread that answers have in common; the thread does not keep the stream itself alive."""
-
-    def __init__(self, ahead: int) -> None:
-        self.chunks: "queue.Queue[Union[bytes, BaseException, None]]" = queue.Queue(ahead)
-        self.stopped = False
-
-    def put(self, item: Union[bytes, BaseException, None]) -> bool:
-        """Waits for room; false once the stream is closed."""
-        while not self.stopped:
-            try:
-                self.chunks.put(item, timeout=0.05)
-                return True
-            except queue.Full:
-                continue
-        return False
-
-
-def _answer(
-    shared: _Shared, model: Model, body: Mapping[str, Any], cancel: Optional[Cancel]
-) -> None:
-    def on_chunk(_user_data: Any, chunk: int, size: int) -> int:
-        return 0 if shared.put(ctypes.string_at(chunk, size)) else 1
-
-    try:
-        _chat(model, body, cancel, ChunkFn(on_chunk))
-        shared.put(None)
-    except BaseException as error:
-        shared.put(error)
-
-
-_streams: "weakref.WeakSet[ChatStream]" = weakref.WeakSet()
-
-
-@atexit.register
-def _close_streams() -> None:
-    """Ends the threads of streams while the interpreter can still run them."""
-    for stream in list(_streams):
-        stream.close()
+    check(library().mistral_model_estimate(*text(os.fspath(path)), *options(values), ctypes.byref(out)))
+    found: Dict[str, Any] = json.loads(take(out))
+    return found

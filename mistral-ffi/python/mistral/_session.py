@@ -7,9 +7,10 @@ import ctypes
 import json
 from ctypes import POINTER, c_float, c_size_t, c_uint32, c_void_p
 from math import isnan
-from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, Iterator, NamedTuple, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, Iterator, NamedTuple, Optional, Tuple, Union
 
 from . import _errors
+from ._chat import Chats
 from ._handle import Handle
 from ._library import EventStruct, check, failure, library, options, take
 from ._steering import Cancel, Progress, Reporter, handle_of
@@ -42,17 +43,28 @@ class Event(NamedTuple):
     top_logprobs: Tuple[TokenLogprob, ...] = ()
 
 
-class Session(Handle):
+class Session(Chats):
     """One timeline of tokens on a model. Made by :meth:`Model.session`; used by one thread at a time."""
 
     _FREE = "mistral_session_free"
+    _CHAT = "mistral_session_chat"
 
     def __init__(self, model: "Model", values: Dict[str, Any]) -> None:
-        self._model = model
-        self._vocab_size = 0
         out = c_void_p()
         check(library().mistral_session_new(model._open_handle, *options(values), ctypes.byref(out)))
-        self._own(out)
+        self._set(model, out)
+
+    @classmethod
+    def _of(cls, model: "Model", handle: c_void_p) -> "Session":
+        """The session of a handle that the library made."""
+        session = cls.__new__(cls)
+        session._set(model, handle)
+        return session
+
+    def _set(self, model: "Model", handle: c_void_p) -> None:
+        self._model = model
+        self._vocab_size = 0
+        self._own(handle)
 
     @property
     def model(self) -> "Model":
@@ -75,9 +87,9 @@ class Session(Handle):
         reporter.check(status)
 
     def logits(self) -> memoryview[float]:
-        """The logits after the last token that was evaluated, one for each token of the vocabulary, as floats of 32 bits.
+        """The logits after the last token, one for each token of the vocabulary, as floats of 32 bits.
 
-        The memory is the caller's own. ``numpy.asarray`` takes it without another copy.
+        Where that token is not evaluated yet (see :meth:`sample`, :meth:`trim`), it is evaluated first. The memory is the caller's own. ``numpy.asarray`` takes it without another copy.
         """
         count = c_size_t()
         while True:
@@ -108,13 +120,72 @@ class Session(Handle):
         """
         return Generation(self, ids, values, progress, cancel)
 
+    def sample(self, *, cancel: Optional[Cancel] = None, **values: Any) -> TokenLogprob:
+        """Chooses the next token from the logits after the last one, and appends it; the next call evaluates it.
+
+        Options: ``temperature`` (0, the default, takes the most probable token), ``top_k``, ``top_p``, ``min_p``,
+        ``repetition_penalty``, ``presence_penalty``, ``frequency_penalty``, ``penalty_window``, ``logit_bias``, ``seed``. The same
+        seed gives the tokens that :meth:`generate` gives: the random numbers go on from call to call while the options stay
+        the same.
+        """
+        token, logprob = c_uint32(), c_float()
+        status = library().mistral_sample(
+            self._open_handle, *options(values), handle_of(cancel), ctypes.byref(token), ctypes.byref(logprob)
+        )
+        check(status)
+        return TokenLogprob(token.value, logprob.value)
+
+    def fork(self) -> "Session":
+        """A second session with the same timeline, which goes on by itself; the memory is shared until one of them does."""
+        out = c_void_p()
+        check(library().mistral_session_fork(self._open_handle, ctypes.byref(out)))
+        return Session._of(self._model, out)
+
+    def trim(self, count: int) -> None:
+        """Keeps the first ``count`` tokens, as if no others had ever come."""
+        # ctypes would take a negative number for a large one.
+        if count < 0:
+            raise _errors.ArgumentError(f"argument `count`: found {count}, expected 0 or more")
+        check(library().mistral_session_trim(self._open_handle, count))
+
+    def save(
+        self,
+        key: Optional[Union[str, bytes]] = None,
+        *,
+        progress: Optional[Callable[[Progress], object]] = None,
+        cancel: Optional[Cancel] = None,
+    ) -> bytes:
+        """The session as bytes, for :meth:`Model.load_session`: tokens, and keys and values of the positions in use.
+
+        ``key``, at least 16 bytes (as text: hexadecimal digits or Base64), keeps others from making or changing such bytes; without
+        one, only damage is found. They hold the conversation, and are not encrypted. The first call on a model reads all its
+        files, to bind the bytes to them.
+        """
+        reporter = Reporter(progress)
+        out = c_void_p()
+        status = library().mistral_session_save(
+            self._open_handle,
+            *options({"key": key_text(key)}),
+            handle_of(cancel),
+            reporter.callback,
+            None,
+            ctypes.byref(out),
+        )
+        reporter.check(status)
+        return take(out)
+
     def reset(self) -> None:
         """Forgets all tokens; the memory stays allocated."""
         check(library().mistral_session_reset(self._open_handle))
 
     @property
     def stats(self) -> Dict[str, Any]:
-        """``tokens`` on the timeline, and positions in all: ``context``."""
+        """What the session holds and has done.
+
+        ``tokens`` on the timeline, those ``evaluated``, positions in all (``context``), ``cache_type``, ``cache_bytes``; and since
+        it was made ``prompt_tokens``, ``prompt_seconds``, ``prompt_tokens_per_second`` (evaluated several at a time), and the
+        same for ``decode`` (one at a time).
+        """
         out = c_void_p()
         check(library().mistral_session_stats(self._open_handle, ctypes.byref(out)))
         found: Dict[str, Any] = json.loads(take(out))
@@ -181,6 +252,11 @@ def _event(event: Any) -> Event:
         _FINISH_REASONS[event.finish_reason],
         tuple(TokenLogprob(top[i].token, top[i].logprob) for i in range(event.top_logprobs_len)),
     )
+
+
+def key_text(key: Optional[Union[str, bytes]]) -> Optional[str]:
+    """A key as the library takes it."""
+    return key.hex() if isinstance(key, bytes) else key
 
 
 def token_array(ids: Iterable[int]) -> Tuple[Any, int]:

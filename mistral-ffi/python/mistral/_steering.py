@@ -34,9 +34,9 @@ class Cancel(Handle):
 class Progress:
     """How far a long call has come."""
 
-    #: What is being done: ``"load"`` or ``"prefill"``.
+    #: What is being done: ``"load"``, ``"prefill"`` or ``"digest"``.
     phase: str
-    #: Units done: bytes while loading, tokens while prefilling.
+    #: Units done: tokens while prefilling, otherwise bytes.
     done: int
     #: Units in all.
     total: int
