@@ -10,7 +10,6 @@ mod carried;
 pub mod chat;
 mod completion;
 pub mod config;
-#[cfg(feature = "constraint")]
 pub mod constraint;
 pub mod control;
 pub mod device;
@@ -34,6 +33,7 @@ pub mod tokenizer;
 pub mod transformer;
 pub mod weights;
 
+pub use constraint::ConstraintSpec;
 pub use control::{CancelToken, Control, Progress};
 pub use embed::{EmbedOptions, Pooling};
 pub use engine::{Model, ModelOptions};
@@ -43,3 +43,8 @@ pub use generate::{Event, FinishReason, GenerateOptions, Generation};
 pub use limits::Limits;
 pub use session::{LoadOptions, Session, SessionOptions};
 pub use text::{ChatOptions, Written};
+
+/// Compiles the program of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

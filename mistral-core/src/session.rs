@@ -406,7 +406,7 @@ impl Session {
         let (start, before) = (Instant::now(), self.cache.len);
         self.poisoned = true;
         let pool = Arc::clone(self.model.pool());
-        let (limit, cancel) = (self.limits.max_time, control.cancel_token());
+        let (cancel, limit) = (control.cancel_token(), self.limits.max_time);
         let result =
             control.within(limit, |control| pool.scope(cancel, || self.evaluate_chunks(want, control)));
         self.poisoned = false;

@@ -5,9 +5,9 @@
 use std::ffi::{c_char, c_void};
 
 /// The major version of the library; the part of its soname.
-pub const MISTRAL_VERSION_MAJOR: u32 = 0;
+pub const MISTRAL_VERSION_MAJOR: u32 = 1;
 /// The minor version.
-pub const MISTRAL_VERSION_MINOR: u32 = 1;
+pub const MISTRAL_VERSION_MINOR: u32 = 0;
 /// The patch version.
 pub const MISTRAL_VERSION_PATCH: u32 = 0;
 

@@ -57,6 +57,17 @@ pub fn declarations(header: &str) -> Vec<Function> {
     functions
 }
 
+/// A C program of the functions of a header, with nothing inside.
+pub fn stand_in(header: &str) -> String {
+    let mut parts = header.split("\nMISTRAL_API\n");
+    let mut out = parts.next().expect("it begins somehow").to_owned();
+    for part in parts {
+        let (declaration, rest) = part.split_once(';').expect("a declaration ends");
+        out.extend(["\n", declaration, " { return 0; }", rest]);
+    }
+    out
+}
+
 /// The parameters that a comment allows to be NULL.
 pub fn nullable(comment: &str) -> Vec<String> {
     let Some((_, list)) = comment.split_once("NULL allowed: ") else { return Vec::new() };

@@ -4,7 +4,7 @@
 //! `--max-tokens N`, `--temperature T`, `--seed N` and `--threads N` change that; without `--prompt`, on a terminal, it is a conversation.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program prints")]
 
-#[path = "../tests/support/smollm2.rs"]
+#[path = "../../tests/support/smollm2.rs"]
 mod smollm2;
 
 use std::error::Error;

@@ -1,9 +1,5 @@
-/*
- * Answers a question as a stream of chat-completions chunks: chat MODEL [QUESTION [MAX_TOKENS]]
- *
- *   cc examples/chat.c -Iinclude -Ltarget/release -lmistral -o chat
- */
-#include "mistral.h"
+/* Answers a question: chat MODEL [QUESTION [MAX_TOKENS]] */
+#include <mistral.h>
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,15 +12,7 @@ static int fail(const char *what, mistral_status status) {
   return 1;
 }
 
-/* Prints each chunk, one JSON object a line; a host would hand it to its JSON parser. */
-static int32_t print(void *user_data, const char *chunk, size_t len) {
-  (void)user_data;
-  fwrite(chunk, 1, len, stdout);
-  putchar('\n');
-  return 0;
-}
-
-/* Writes `text` as a JSON string. */
+/* Writes `text` as a JSON string: at most six bytes for each of its own, the quotes and a NUL. */
 static void quote(char *out, const char *text) {
   *out++ = '"';
   for (; *text; text++) {
@@ -54,10 +42,14 @@ int main(int argc, char **argv) {
     fail("open", status);
   } else {
     quote(quoted, question);
-    sprintf(request, "{\"messages\": [{\"role\": \"user\", \"content\": %s}], \"max_tokens\": %d, \"stream\": true}",
-            quoted, max_tokens);
-    status = mistral_chat(model, request, strlen(request), NULL, print, NULL, &response);
-    result = status == MISTRAL_OK ? 0 : fail("chat", status);
+    sprintf(request, "{\"messages\": [{\"role\": \"user\", \"content\": %s}], \"max_tokens\": %d}", quoted, max_tokens);
+    if ((status = mistral_chat(model, request, strlen(request), NULL, NULL, NULL, &response)) != MISTRAL_OK) {
+      fail("chat", status);
+    } else {
+      /* A chat-completions response; a host would hand it to its JSON parser. */
+      puts(mistral_buf_data(response));
+      result = 0;
+    }
   }
   mistral_buf_free(response);
   mistral_model_free(model);

@@ -1,0 +1,809 @@
+/*
+ * mistral.h: run Mistral's open-weight language models inside of your program.
+ *
+ * Generated from the crate mistral-ffi; do not edit.
+ *
+ * The rules, once for all functions:
+ *
+ * - A function that can fail returns a mistral_status. 0 is MISTRAL_OK; mistral_last_error has the details of any other.
+ *   Results go to the last parameters and are written only on success, unless a function says otherwise.
+ * - Handles (mistral_model *, mistral_session *, ...) are never dereferenced by the library. One that was freed, is of
+ *   another type or never existed is refused with MISTRAL_E_HANDLE; one that was made before fork(), in the child, with
+ *   MISTRAL_E_FORKED. Each is freed by the function that its type is named in, in any order: what an object needs
+ *   stays alive with it. Freeing NULL does nothing.
+ * - Text goes in as UTF-8 with a length in bytes; it needs no NUL, and a NUL in it is a character like others. Text that
+ *   comes out is UTF-8 and has a NUL behind it that the length does not count.
+ * - Options and requests are JSON objects. An unknown key, or a value of the wrong type, is refused with
+ *   MISTRAL_E_ARGUMENT, and the message names it.
+ * - const handles may be used by several threads at once, others by one at a time. Where two threads collide on an
+ *   object, or a callback uses the object that called it, the library does not wait: MISTRAL_E_BUSY.
+ * - Pointers are checked for NULL: MISTRAL_E_NULL. MISTRAL_NULLABLE marks those that may be; both markers are empty
+ *   unless you define them before the #include.
+ * - Structs begin with struct_size and only grow at the end. New functions, statuses and keys may come; nothing that is
+ *   here changes its meaning.
+ * - The library prints nothing, reads no environment variable, opens no socket, installs no signal handler and writes no
+ *   file that it was not asked to write.
+ */
+
+
+#ifndef MISTRAL_H
+#define MISTRAL_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifndef MISTRAL_API
+#if defined(_WIN32) && !defined(MISTRAL_STATIC)
+#define MISTRAL_API __declspec(dllimport)
+#else
+#define MISTRAL_API
+#endif
+#endif
+
+#ifndef MISTRAL_NULLABLE
+#define MISTRAL_NULLABLE
+#endif
+#ifndef MISTRAL_NONNULL
+#define MISTRAL_NONNULL
+#endif
+
+
+/**
+ * The major version of the library; the part of its soname.
+ */
+#define MISTRAL_VERSION_MAJOR 1
+
+/**
+ * The minor version.
+ */
+#define MISTRAL_VERSION_MINOR 0
+
+/**
+ * The patch version.
+ */
+#define MISTRAL_VERSION_PATCH 0
+
+/**
+ * The generation goes on.
+ */
+#define MISTRAL_FINISH_NONE 0
+
+/**
+ * The model ended its answer, or a stop text or token came.
+ */
+#define MISTRAL_FINISH_STOP 1
+
+/**
+ * `max_tokens` was reached.
+ */
+#define MISTRAL_FINISH_LENGTH 2
+
+/**
+ * The session has no position left.
+ */
+#define MISTRAL_FINISH_CONTEXT_FULL 3
+
+/**
+ * Something failed that should not have.
+ */
+#define MISTRAL_LOG_ERROR 1
+
+/**
+ * Bytes that the library made, most often UTF-8 text. Free them with `mistral_buf_free`, which overwrites
+ * them with zeros.
+ */
+typedef struct mistral_buf mistral_buf;
+
+/**
+ * Stops calls that were given it, from any thread.
+ */
+typedef struct mistral_cancel mistral_cancel;
+
+/**
+ * A generation that is asked for one event at a time. It keeps its session to itself until it is freed.
+ */
+typedef struct mistral_generation mistral_generation;
+
+/**
+ * A model that was opened: immutable, for any number of sessions and threads.
+ */
+typedef struct mistral_model mistral_model;
+
+/**
+ * One timeline of tokens on a model, with its cache. It keeps its model alive.
+ */
+typedef struct mistral_session mistral_session;
+
+/**
+ * What a call came to: `MISTRAL_OK` or one of the `MISTRAL_E_...` numbers. The numbers are frozen; new ones
+ * may be added.
+ */
+typedef int32_t mistral_status;
+
+/**
+ * Is given what the library has to say: `level` is a `MISTRAL_LOG_...` number; `message` is `len` bytes of
+ * UTF-8, followed by a NUL, that live until it returns. It may be called from any thread, several at once,
+ * threads of the library included. It must return: no exception, no `longjmp`.
+ */
+typedef void (*mistral_log_fn)(void *user_data,
+                               int32_t level,
+                               const char *message,
+                               size_t len);
+
+/**
+ * How far a long call has come.
+ */
+typedef struct mistral_progress {
+  /**
+   * The size of this struct in the library; members beyond it do not exist.
+   */
+  size_t struct_size;
+  /**
+   * What is being done: `"load"` or `"prefill"`; others may come. NUL-terminated.
+   */
+  const char *phase;
+  /**
+   * Units done: bytes while loading, tokens while prefilling.
+   */
+  uint64_t done;
+  /**
+   * Units in all.
+   */
+  uint64_t total;
+} mistral_progress;
+
+/**
+ * Is told of progress. `progress` lives until it returns. Non-zero stops the call with
+ * `MISTRAL_E_CANCELLED`. It must return: no exception, no `longjmp`.
+ */
+typedef int32_t (*mistral_progress_fn)(void *user_data,
+                                       const struct mistral_progress *progress);
+
+/**
+ * A token and the natural logarithm of its probability.
+ */
+typedef struct mistral_token_logprob {
+  /**
+   * The token.
+   */
+  uint32_t token;
+  /**
+   * Its log-probability.
+   */
+  float logprob;
+} mistral_token_logprob;
+
+/**
+ * One step of a generation: exactly one for each token.
+ */
+typedef struct mistral_event {
+  /**
+   * The size of this struct in the library; members beyond it do not exist.
+   */
+  size_t struct_size;
+  /**
+   * Text that became certain with this token: whole UTF-8 characters, often none, never part of a stop
+   * text. A NUL follows it.
+   */
+  const char *text;
+  /**
+   * Bytes of `text`, without the NUL.
+   */
+  size_t text_len;
+  /**
+   * The token.
+   */
+  uint32_t token;
+  /**
+   * `MISTRAL_FINISH_NONE`, or on the last event why it is the last.
+   */
+  int32_t finish_reason;
+  /**
+   * The token's log-probability in the model's own distribution; not a number unless the options ask for
+   * it.
+   */
+  float logprob;
+  /**
+   * How many `top_logprobs` there are; 0 unless the options ask for them.
+   */
+  uint32_t top_logprobs_len;
+  /**
+   * The most probable tokens, best first.
+   */
+  const struct mistral_token_logprob *top_logprobs;
+} mistral_event;
+
+/**
+ * Is given each event of a generation. `event` lives until it returns. Non-zero stops the call with
+ * `MISTRAL_E_CANCELLED`. It must return: no exception, no `longjmp`.
+ */
+typedef int32_t (*mistral_event_fn)(void *user_data,
+                                    const struct mistral_event *event);
+
+/**
+ * Is given each chunk of a streamed chat: `len` bytes of UTF-8 JSON, followed by a NUL, that live until it
+ * returns. Non-zero stops the call with `MISTRAL_E_CANCELLED`. It must return: no exception, no `longjmp`.
+ */
+typedef int32_t (*mistral_chunk_fn)(void *user_data,
+                                    const char *chunk,
+                                    size_t len);
+
+/**
+ * The call did what it says.
+ */
+#define MISTRAL_OK 0
+
+/**
+ * A pointer that must not be NULL is NULL.
+ */
+#define MISTRAL_E_NULL 1
+
+/**
+ * An argument, an option or a field of a request is wrong.
+ */
+#define MISTRAL_E_ARGUMENT 2
+
+/**
+ * Text is not UTF-8.
+ */
+#define MISTRAL_E_UTF8 3
+
+/**
+ * A handle was freed already, is of another type, or never was one.
+ */
+#define MISTRAL_E_HANDLE 4
+
+/**
+ * Another call is using the object, perhaps the one whose callback made this call.
+ */
+#define MISTRAL_E_BUSY 5
+
+/**
+ * The system gives no more memory.
+ */
+#define MISTRAL_E_NO_MEMORY 6
+
+/**
+ * A bound on size, time or work would be passed.
+ */
+#define MISTRAL_E_LIMIT 7
+
+/**
+ * The system refused to open, read or map a file.
+ */
+#define MISTRAL_E_IO 8
+
+/**
+ * A file is damaged, or breaks the rules of its format.
+ */
+#define MISTRAL_E_FORMAT 9
+
+/**
+ * Contents do not match their digest.
+ */
+#define MISTRAL_E_INTEGRITY 10
+
+/**
+ * A signature is missing or wrong.
+ */
+#define MISTRAL_E_SIGNATURE 11
+
+/**
+ * Correct, but not something that this library, this build or this model does.
+ */
+#define MISTRAL_E_UNSUPPORTED 12
+
+/**
+ * The tokens do not fit into the context of the session.
+ */
+#define MISTRAL_E_CONTEXT_FULL 13
+
+/**
+ * The host cancelled the call.
+ */
+#define MISTRAL_E_CANCELLED 14
+
+/**
+ * The caller's buffer is too small; the needed size was written.
+ */
+#define MISTRAL_E_BUFFER_TOO_SMALL 15
+
+/**
+ * A device could not be opened, or failed.
+ */
+#define MISTRAL_E_DEVICE 16
+
+/**
+ * A device went away; its models must be opened again.
+ */
+#define MISTRAL_E_DEVICE_LOST 17
+
+/**
+ * The audit log could not be written.
+ */
+#define MISTRAL_E_AUDIT 18
+
+/**
+ * The handle was made before `fork`, by the parent of this process.
+ */
+#define MISTRAL_E_FORKED 19
+
+/**
+ * A bug of this library. The object that was in use answers this from now on, and can only be freed.
+ */
+#define MISTRAL_E_INTERNAL 20
+
+#ifdef __cplusplus
+extern "C" {
+#endif // __cplusplus
+
+/**
+ * The version of the library: `"1.2.3"`.
+ *
+ * Ownership: the text is static.
+ * Encoding: ASCII, NUL-terminated.
+ * Threads: any.
+ */
+MISTRAL_API
+const char *mistral_version(void);
+
+/**
+ * What this build of the library is, as a JSON object: `version`, `arch`, `os`, `devices`, `sampler` (the
+ * name and version of the random generator: the same seed gives the same tokens where it is the same).
+ *
+ * Ownership: the caller frees `*out` with `mistral_buf_free`.
+ * Encoding: UTF-8 JSON.
+ * Threads: any.
+ * Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_NO_MEMORY`, `MISTRAL_E_LIMIT`, `MISTRAL_E_INTERNAL`.
+ */
+MISTRAL_API
+mistral_status mistral_build_info(struct mistral_buf **MISTRAL_NONNULL out);
+
+/**
+ * The devices that this build can open on this machine, as a JSON list of objects with a `name`, which
+ * `mistral_model_open` takes as the option `device`.
+ *
+ * Ownership: the caller frees `*out` with `mistral_buf_free`.
+ * Encoding: UTF-8 JSON.
+ * Threads: any.
+ * Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_NO_MEMORY`, `MISTRAL_E_LIMIT`, `MISTRAL_E_INTERNAL`.
+ */
+MISTRAL_API
+mistral_status mistral_devices(struct mistral_buf **MISTRAL_NONNULL out);
+
+/**
+ * The name of a status: `"MISTRAL_E_ARGUMENT"`; `"MISTRAL_E_?"` for a number that is none.
+ *
+ * Ownership: the text is static.
+ * Encoding: ASCII, NUL-terminated.
+ * Threads: any.
+ */
+MISTRAL_API
+const char *mistral_status_name(mistral_status status);
+
+/**
+ * What a status means, in a few English words.
+ *
+ * Ownership: the text is static.
+ * Encoding: ASCII, NUL-terminated.
+ * Threads: any.
+ */
+MISTRAL_API
+const char *mistral_status_description(mistral_status status);
+
+/**
+ * Copies out the message of the last call that failed on this thread: what failed, where, what was found,
+ * what was expected; never text of a prompt or an answer. Calls that succeed leave it as it is.
+ *
+ * Like `snprintf`: at most `capacity` bytes are written to `message`, a final NUL included, cut between
+ * characters, and the length of the whole message without the NUL comes back: 0 where no call has failed.
+ *
+ * Encoding: UTF-8.
+ * NULL allowed: `message` if `capacity` is 0.
+ * Threads: any; each has its own last error.
+ */
+MISTRAL_API
+size_t mistral_last_error(char *MISTRAL_NULLABLE message,
+                          size_t capacity);
+
+/**
+ * The last call that failed on this thread, as a JSON object: `status` (its number), `name`, `message`, and
+ * the parts of the message where it has them: `argument`, `file`, `key`, `found`, `expected`, `supported`,
+ * `limit`, `needed` ... `null` where no call has failed.
+ *
+ * Ownership: the caller frees `*out` with `mistral_buf_free`.
+ * Encoding: UTF-8 JSON.
+ * Threads: any; each has its own last error.
+ * Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_NO_MEMORY`, `MISTRAL_E_LIMIT`, `MISTRAL_E_INTERNAL`.
+ */
+MISTRAL_API
+mistral_status mistral_last_error_json(struct mistral_buf **MISTRAL_NONNULL out);
+
+/**
+ * Sets the function that is given what the library has to say, for the whole process; NULL ends it. When
+ * this returns, the function that was set before is not running and will not be called again. A library
+ * without one is silent: it never writes to standard output or standard error.
+ *
+ * Ownership: `user_data` stays the caller's, and must live until another function is set.
+ * NULL allowed: `callback`, `user_data`.
+ * Threads: any, but not from within the callback.
+ * Statuses: `MISTRAL_OK`, `MISTRAL_E_BUSY` (called from the callback), `MISTRAL_E_INTERNAL`.
+ */
+MISTRAL_API
+mistral_status mistral_set_log(mistral_log_fn callback,
+                               void *MISTRAL_NULLABLE user_data);
+
+/**
+ * The bytes of a buffer, followed by a NUL; NULL if `buf` is not the handle of a buffer.
+ *
+ * Ownership: the bytes are the buffer's, and live until it is freed.
+ * Encoding: what the function that made the buffer says: most often UTF-8.
+ * NULL allowed: `buf`.
+ * Threads: any, several at once.
+ */
+MISTRAL_API
+const char *mistral_buf_data(const struct mistral_buf *MISTRAL_NULLABLE buf);
+
+/**
+ * The number of bytes of a buffer, without the NUL behind them; 0 if `buf` is not the handle of a buffer.
+ *
+ * NULL allowed: `buf`.
+ * Threads: any, several at once.
+ */
+MISTRAL_API
+size_t mistral_buf_len(const struct mistral_buf *MISTRAL_NULLABLE buf);
+
+/**
+ * Overwrites the bytes of a buffer with zeros and frees it.
+ *
+ * NULL allowed: `buf`: nothing is done.
+ * Threads: one at a time for each buffer.
+ * Statuses: `MISTRAL_OK`, `MISTRAL_E_HANDLE`, `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
+ */
+MISTRAL_API
+mistral_status mistral_buf_free(struct mistral_buf *MISTRAL_NULLABLE buf);
+
+/**
+ * Makes a cancel object, which stops the calls that are given it.
+ *
+ * Ownership: the caller frees `*out` with `mistral_cancel_free`.
+ * Threads: any.
+ * Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_LIMIT`, `MISTRAL_E_INTERNAL`.
+ */
+MISTRAL_API
+mistral_status mistral_cancel_new(struct mistral_cancel **MISTRAL_NONNULL out);
+
+/**
+ * Stops the calls that were given `cancel`, those that run and those to come: they end with
+ * `MISTRAL_E_CANCELLED`, within one step. Not for signal handlers.
+ *
+ * Threads: any, several at once.
+ * Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_HANDLE`, `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
+ */
+MISTRAL_API
+mistral_status mistral_cancel_trigger(const struct mistral_cancel *MISTRAL_NONNULL cancel);
+
+/**
+ * Makes a cancel object that was triggered usable again.
+ *
+ * Threads: any, several at once.
+ * Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_HANDLE`, `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
+ */
+MISTRAL_API
+mistral_status mistral_cancel_reset(const struct mistral_cancel *MISTRAL_NONNULL cancel);
+
+/**
+ * Frees a cancel object. Calls that were given it go on.
+ *
+ * NULL allowed: `cancel`: nothing is done.
+ * Threads: one at a time for each object.
+ * Statuses: `MISTRAL_OK`, `MISTRAL_E_HANDLE`, `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
+ */
+MISTRAL_API
+mistral_status mistral_cancel_free(struct mistral_cancel *MISTRAL_NULLABLE cancel);
+
+/**
+ * Opens the checkpoint at `path`: a folder or a file. The files are mapped, and must not change while the
+ * model is open.
+ *
+ * `options` is a JSON object: `device` (`"cpu"` ...: see `mistral_devices`), `threads`, `quantize`
+ * (`"q8_0"`, `"q4_0"`, `"q4_k"`: float weights are turned into these blocks while loading), `activation`
+ * (`"int8"`, `"f32"`: how activations meet weights in blocks), `max_memory` (bytes for weights and caches
+ * together), `weights` (`false` opens the tokenizer alone), `tokenizer_version` (`"v3"` ...: Mistral's chat
+ * format, where the files do not tell it). A relative path starts at the current directory, as everywhere.
+ *
+ * `progress` is called on the calling thread.
+ *
+ * Ownership: the caller frees `*out` with `mistral_model_free`; its sessions may outlive the handle.
+ * Encoding: `path` and `options` are UTF-8.
+ * NULL allowed: `options` if `options_len` is 0, `cancel`, `progress`, `user_data`.
+ * Threads: any.
+ * Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT`, `MISTRAL_E_UTF8`, `MISTRAL_E_HANDLE`,
+ * `MISTRAL_E_NO_MEMORY`, `MISTRAL_E_LIMIT`, `MISTRAL_E_IO`, `MISTRAL_E_FORMAT`, `MISTRAL_E_UNSUPPORTED`,
+ * `MISTRAL_E_CANCELLED`, `MISTRAL_E_DEVICE`, `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
+ */
+MISTRAL_API
+mistral_status mistral_model_open(const char *MISTRAL_NONNULL path,
+                                  size_t path_len,
+                                  const char *MISTRAL_NULLABLE options,
+                                  size_t options_len,
+                                  const struct mistral_cancel *MISTRAL_NULLABLE cancel,
+                                  mistral_progress_fn progress,
+                                  void *MISTRAL_NULLABLE user_data,
+                                  struct mistral_model **MISTRAL_NONNULL out);
+
+/**
+ * What a model is, as a JSON object: its architecture and shape, device, files, and what its tokenizer is.
+ *
+ * Ownership: the caller frees `*out` with `mistral_buf_free`.
+ * Encoding: UTF-8 JSON.
+ * Threads: any, several at once.
+ * Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_HANDLE`, `MISTRAL_E_NO_MEMORY`, `MISTRAL_E_LIMIT`,
+ * `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
+ */
+MISTRAL_API
+mistral_status mistral_model_info(const struct mistral_model *MISTRAL_NONNULL model,
+                                  struct mistral_buf **MISTRAL_NONNULL out);
+
+/**
+ * Gives a model up. Its memory goes when its last session has been freed and its last call has ended.
+ *
+ * NULL allowed: `model`: nothing is done.
+ * Threads: one at a time for each model.
+ * Statuses: `MISTRAL_OK`, `MISTRAL_E_HANDLE`, `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
+ */
+MISTRAL_API
+mistral_status mistral_model_free(struct mistral_model *MISTRAL_NULLABLE model);
+
+/**
+ * Turns text into tokens.
+ *
+ * `options` is a JSON object: `bos` (`true` puts the beginning-of-sequence token first, if the model's
+ * tokenizer wants one), `special` (`true` reads the names of control tokens as these tokens: not for text of
+ * users). Both are `false` if not given.
+ *
+ * `*count` is written also with `MISTRAL_E_BUFFER_TOO_SMALL`: the number of tokens that there are.
+ *
+ * Encoding: `text` and `options` are UTF-8.
+ * NULL allowed: `options` if `options_len` is 0, `tokens` if `capacity` is 0.
+ * Threads: any, several at once.
+ * Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT`, `MISTRAL_E_UTF8`, `MISTRAL_E_HANDLE`,
+ * `MISTRAL_E_LIMIT`, `MISTRAL_E_UNSUPPORTED` (the model has no tokenizer), `MISTRAL_E_BUFFER_TOO_SMALL`,
+ * `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
+ */
+MISTRAL_API
+mistral_status mistral_encode(const struct mistral_model *MISTRAL_NONNULL model,
+                              const char *MISTRAL_NONNULL text,
+                              size_t text_len,
+                              const char *MISTRAL_NULLABLE options,
+                              size_t options_len,
+                              uint32_t *MISTRAL_NULLABLE tokens,
+                              size_t capacity,
+                              size_t *MISTRAL_NONNULL count);
+
+/**
+ * Turns tokens into text. Bytes that are not UTF-8 become U+FFFD.
+ *
+ * `options` is a JSON object: `special` (`true` writes the names of control tokens; `false`, the default,
+ * leaves them out).
+ *
+ * Ownership: the caller frees `*out` with `mistral_buf_free`.
+ * Encoding: `options` and the text are UTF-8.
+ * NULL allowed: `tokens` if `count` is 0, `options` if `options_len` is 0.
+ * Threads: any, several at once.
+ * Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT` (a token that does not exist, or the
+ * options), `MISTRAL_E_UTF8`, `MISTRAL_E_HANDLE`, `MISTRAL_E_NO_MEMORY`, `MISTRAL_E_LIMIT`,
+ * `MISTRAL_E_UNSUPPORTED` (the model has no tokenizer), `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
+ */
+MISTRAL_API
+mistral_status mistral_decode(const struct mistral_model *MISTRAL_NONNULL model,
+                              const uint32_t *MISTRAL_NULLABLE tokens,
+                              size_t count,
+                              const char *MISTRAL_NULLABLE options,
+                              size_t options_len,
+                              struct mistral_buf **MISTRAL_NONNULL out);
+
+/**
+ * Makes an empty session on a model, its cache included.
+ *
+ * `options` is a JSON object: `context` (positions; 4096, or fewer if the model was made for fewer, if not
+ * given), `cache_type` (`"f16"`, the default, or `"f32"`).
+ *
+ * Ownership: the caller frees `*out` with `mistral_session_free`; the session keeps the model alive.
+ * Encoding: `options` is UTF-8.
+ * NULL allowed: `options` if `options_len` is 0.
+ * Threads: any, several at once.
+ * Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT`, `MISTRAL_E_UTF8`, `MISTRAL_E_HANDLE`,
+ * `MISTRAL_E_NO_MEMORY`, `MISTRAL_E_LIMIT`, `MISTRAL_E_UNSUPPORTED`, `MISTRAL_E_DEVICE`, `MISTRAL_E_FORKED`,
+ * `MISTRAL_E_INTERNAL`.
+ */
+MISTRAL_API
+mistral_status mistral_session_new(const struct mistral_model *MISTRAL_NONNULL model,
+                                   const char *MISTRAL_NULLABLE options,
+                                   size_t options_len,
+                                   struct mistral_session **MISTRAL_NONNULL out);
+
+/**
+ * Forgets all tokens of a session; its memory stays allocated.
+ *
+ * Threads: one at a time for each session.
+ * Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_HANDLE`, `MISTRAL_E_BUSY`, `MISTRAL_E_FORKED`,
+ * `MISTRAL_E_INTERNAL`.
+ */
+MISTRAL_API
+mistral_status mistral_session_reset(struct mistral_session *MISTRAL_NONNULL session);
+
+/**
+ * How full a session is, as a JSON object: `tokens` (on its timeline) and `context` (positions in all).
+ *
+ * Ownership: the caller frees `*out` with `mistral_buf_free`.
+ * Encoding: UTF-8 JSON.
+ * Threads: several at once, but not while another call changes the session.
+ * Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_HANDLE`, `MISTRAL_E_BUSY`, `MISTRAL_E_NO_MEMORY`,
+ * `MISTRAL_E_LIMIT`, `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
+ */
+MISTRAL_API
+mistral_status mistral_session_stats(const struct mistral_session *MISTRAL_NONNULL session,
+                                     struct mistral_buf **MISTRAL_NONNULL out);
+
+/**
+ * Gives a session up. A call or a generation that is using it goes on; the memory goes when that ends.
+ *
+ * NULL allowed: `session`: nothing is done.
+ * Threads: one at a time for each session.
+ * Statuses: `MISTRAL_OK`, `MISTRAL_E_HANDLE`, `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
+ */
+MISTRAL_API
+mistral_status mistral_session_free(struct mistral_session *MISTRAL_NULLABLE session);
+
+/**
+ * Appends tokens to a session and evaluates them; `mistral_logits` then has the logits of the last one. A
+ * call that is cancelled keeps the tokens that were evaluated until then; one that fails otherwise appends
+ * none.
+ *
+ * `progress` is called on the calling thread; a call on this session from it is refused with
+ * `MISTRAL_E_BUSY`.
+ *
+ * NULL allowed: `cancel`, `progress`, `user_data`.
+ * Threads: one at a time for each session.
+ * Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT` (no token, or one outside the vocabulary),
+ * `MISTRAL_E_HANDLE`, `MISTRAL_E_BUSY`, `MISTRAL_E_CONTEXT_FULL`, `MISTRAL_E_CANCELLED`, `MISTRAL_E_DEVICE`,
+ * `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
+ */
+MISTRAL_API
+mistral_status mistral_prefill(struct mistral_session *MISTRAL_NONNULL session,
+                               const uint32_t *MISTRAL_NONNULL tokens,
+                               size_t count,
+                               const struct mistral_cancel *MISTRAL_NULLABLE cancel,
+                               mistral_progress_fn progress,
+                               void *MISTRAL_NULLABLE user_data);
+
+/**
+ * Copies out the logits after the last token that was evaluated: one for each token of the model's
+ * vocabulary.
+ *
+ * `*count` is written also with `MISTRAL_E_BUFFER_TOO_SMALL`: the number of logits that there are.
+ *
+ * NULL allowed: `logits` if `capacity` is 0.
+ * Threads: several at once, but not while another call changes the session.
+ * Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT` (nothing was evaluated),
+ * `MISTRAL_E_HANDLE`, `MISTRAL_E_BUSY`, `MISTRAL_E_BUFFER_TOO_SMALL`, `MISTRAL_E_FORKED`,
+ * `MISTRAL_E_INTERNAL`.
+ */
+MISTRAL_API
+mistral_status mistral_logits(const struct mistral_session *MISTRAL_NONNULL session,
+                              float *MISTRAL_NULLABLE logits,
+                              size_t capacity,
+                              size_t *MISTRAL_NONNULL count);
+
+/**
+ * Appends tokens to a session and generates what follows, event by event, until it is finished.
+ *
+ * `options` is a JSON object: `max_tokens`, `temperature` (0, the default, takes the most probable token),
+ * `top_k`, `top_p`, `min_p`, `repetition_penalty`, `presence_penalty`, `frequency_penalty`,
+ * `penalty_window`, `logit_bias` (`{"token": number}`), `seed`, `stop` (a text or a list of texts),
+ * `stop_tokens`, `ignore_eos`, `logprobs` (how many alternatives to report; `true` is 0), `show_special`
+ * (the names of control tokens are part of the text).
+ *
+ * `callback` is called on the calling thread; a call on this session from it is refused with
+ * `MISTRAL_E_BUSY`. Non-zero from it ends the call with `MISTRAL_E_CANCELLED`; the session keeps what was
+ * generated. Without tokens, generation goes on from what the session holds.
+ *
+ * Encoding: `options` is UTF-8.
+ * NULL allowed: `tokens` if `count` is 0, `options` if `options_len` is 0, `cancel`, `user_data`.
+ * Threads: one at a time for each session.
+ * Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT`, `MISTRAL_E_UTF8`, `MISTRAL_E_HANDLE`,
+ * `MISTRAL_E_BUSY`, `MISTRAL_E_LIMIT`, `MISTRAL_E_CONTEXT_FULL`, `MISTRAL_E_CANCELLED`, `MISTRAL_E_DEVICE`,
+ * `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
+ */
+MISTRAL_API
+mistral_status mistral_generate(struct mistral_session *MISTRAL_NONNULL session,
+                                const uint32_t *MISTRAL_NULLABLE tokens,
+                                size_t count,
+                                const char *MISTRAL_NULLABLE options,
+                                size_t options_len,
+                                const struct mistral_cancel *MISTRAL_NULLABLE cancel,
+                                mistral_event_fn callback,
+                                void *MISTRAL_NULLABLE user_data);
+
+/**
+ * Appends tokens to a session, evaluates them, and starts a generation whose events
+ * `mistral_generation_next` gives one at a time: for hosts that would rather ask than be called. Options as
+ * for `mistral_generate`. Until the generation is freed, other calls on the session are refused with
+ * `MISTRAL_E_BUSY`.
+ *
+ * `cancel` is followed by the whole generation, `progress` is called on the calling thread during this call.
+ *
+ * Ownership: the caller frees `*out` with `mistral_generation_free`; it keeps the session alive.
+ * Encoding: `options` is UTF-8.
+ * NULL allowed: `tokens` if `count` is 0, `options` if `options_len` is 0, `cancel`, `progress`,
+ * `user_data`.
+ * Threads: one at a time for each session.
+ * Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT`, `MISTRAL_E_UTF8`, `MISTRAL_E_HANDLE`,
+ * `MISTRAL_E_BUSY`, `MISTRAL_E_LIMIT`, `MISTRAL_E_CONTEXT_FULL`, `MISTRAL_E_CANCELLED`, `MISTRAL_E_DEVICE`,
+ * `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
+ */
+MISTRAL_API
+mistral_status mistral_generation_new(struct mistral_session *MISTRAL_NONNULL session,
+                                      const uint32_t *MISTRAL_NULLABLE tokens,
+                                      size_t count,
+                                      const char *MISTRAL_NULLABLE options,
+                                      size_t options_len,
+                                      const struct mistral_cancel *MISTRAL_NULLABLE cancel,
+                                      mistral_progress_fn progress,
+                                      void *MISTRAL_NULLABLE user_data,
+                                      struct mistral_generation **MISTRAL_NONNULL out);
+
+/**
+ * Gives the next event of a generation: one token, sampled and evaluated. The last event says so in
+ * `finish_reason`; after it, and after an error, there is none: `MISTRAL_E_ARGUMENT`.
+ *
+ * Ownership: `*event` and what it points to are the generation's; they live until the next call with it.
+ * Threads: one at a time for each generation.
+ * Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT` (the generation has ended),
+ * `MISTRAL_E_HANDLE`, `MISTRAL_E_BUSY`, `MISTRAL_E_CANCELLED`, `MISTRAL_E_DEVICE`, `MISTRAL_E_FORKED`,
+ * `MISTRAL_E_INTERNAL`.
+ */
+MISTRAL_API
+mistral_status mistral_generation_next(struct mistral_generation *MISTRAL_NONNULL generation,
+                                       const struct mistral_event **MISTRAL_NONNULL event);
+
+/**
+ * Ends a generation, finished or not, and gives its session back. The session keeps what was generated.
+ *
+ * NULL allowed: `generation`: nothing is done.
+ * Threads: one at a time for each generation.
+ * Statuses: `MISTRAL_OK`, `MISTRAL_E_HANDLE`, `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
+ */
+MISTRAL_API
+mistral_status mistral_generation_free(struct mistral_generation *MISTRAL_NULLABLE generation);
+
+/**
+ * Answers a chat-completions request: the JSON body that Mistral's and OpenAI's APIs take, `messages` and
+ * the rest. If it says `"stream": true`, `callback` is given each chunk object (without the `data:` of an
+ * HTTP stream) on the calling thread; `*response` is the whole response either way.
+ *
+ * Non-zero from `callback` ends the call with `MISTRAL_E_CANCELLED`.
+ *
+ * Ownership: the caller frees `*response` with `mistral_buf_free`.
+ * Encoding: `request`, the chunks and the response are UTF-8 JSON.
+ * NULL allowed: `cancel`, `callback` if the request does not ask for a stream, `user_data`.
+ * Threads: any, several at once.
+ * Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT`, `MISTRAL_E_UTF8`, `MISTRAL_E_HANDLE`,
+ * `MISTRAL_E_NO_MEMORY`, `MISTRAL_E_LIMIT`, `MISTRAL_E_UNSUPPORTED`, `MISTRAL_E_CONTEXT_FULL`,
+ * `MISTRAL_E_CANCELLED`, `MISTRAL_E_DEVICE`, `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
+ */
+MISTRAL_API
+mistral_status mistral_chat(const struct mistral_model *MISTRAL_NONNULL model,
+                            const char *MISTRAL_NONNULL request,
+                            size_t request_len,
+                            const struct mistral_cancel *MISTRAL_NULLABLE cancel,
+                            mistral_chunk_fn callback,
+                            void *MISTRAL_NULLABLE user_data,
+                            struct mistral_buf **MISTRAL_NONNULL response);
+
+#ifdef __cplusplus
+}  // extern "C"
+#endif  // __cplusplus
+
+#endif  /* MISTRAL_H */
