@@ -462,6 +462,7 @@ impl Session {
     fn pass(&mut self, end: usize, want: &Want, control: &Control<'_>) -> Result<Vec<f32>> {
         let transformer = &self.model.weights()?.transformer;
         let start = self.cache.len;
+        // The pool first: it may have left out work for a token that is no longer triggered.
         let mut check = || pool::check().and_then(|()| control.check());
         let h = transformer.tok_embeddings.forward(&self.tokens[start..end])?;
         let h = transformer.forward(h, &mut self.cache, &mut check)?; // [t, dim]
