@@ -11,6 +11,8 @@
  *   another type or never existed is refused with MISTRAL_E_HANDLE; one that was made before fork(), in the child, with
  *   MISTRAL_E_FORKED. Each is freed by the function that its type is named in, in any order: what an object needs
  *   stays alive with it. Freeing NULL does nothing.
+ * - The child of a fork() can open models of its own, if no thread of its parent was opening or freeing one at that
+ *   moment: of a thread that starts or ends, the child inherits locks that nobody unlocks.
  * - Text goes in as UTF-8 with a length in bytes; it needs no NUL, and a NUL in it is a character like others. Text that
  *   comes out is UTF-8 and has a NUL behind it that the length does not count.
  * - Options and requests are JSON objects. An unknown key, or a value of the wrong type, is refused with

@@ -34,8 +34,8 @@ const MAY_IMPORT: [(&str, &[&str]); 26] = [
     ("engine", &["*"]),
     ("embed", &["*"]),
     ("estimate", &["*"]),
-    // What tests write files with.
-    ("testing", &["error", "config", "quant", "weights"]),
+    // What tests write files with, and break models by.
+    ("testing", &["error", "config", "quant", "weights", "engine"]),
 ];
 
 /// The modules that compute on a device; no other mentions Burn.

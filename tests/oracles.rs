@@ -5,7 +5,7 @@
 mod support;
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Once};
 
 use mistral_core::config::{FeedForwardConfig, LayerConfig, ModelConfig, RopeScaling};
 use mistral_core::kernels::{Activation, CacheType};
@@ -35,20 +35,17 @@ const CASES: [&str; 11] = [
 
 /// A checkpoint. The Llama ones have one set of weights, and are put together in `target`.
 fn folder(case: &str) -> PathBuf {
-    static WHOLE: OnceLock<Vec<(&str, TempFolder)>> = OnceLock::new();
-    let whole = WHOLE.get_or_init(|| {
-        let is_bare = |case: &&str| !fixture("models").join(case).join("model.safetensors").exists();
-        let put_together = |case| {
-            let temp = temp();
-            for (from, name) in [(case, "config.json"), ("llama", "model.safetensors")] {
-                std::fs::copy(fixture("models").join(from).join(name), temp.path().join(name)).unwrap();
+    static PUT_TOGETHER: Once = Once::new();
+    let models = Path::new(env!("CARGO_TARGET_TMPDIR")).join("oracles");
+    PUT_TOGETHER.call_once(|| {
+        for case in CASES.iter().filter(|case| case.starts_with("llama")) {
+            std::fs::create_dir_all(models.join(case)).unwrap();
+            for (from, name) in [(*case, "config.json"), ("llama", "model.safetensors")] {
+                std::fs::copy(fixture("models").join(from).join(name), models.join(case).join(name)).unwrap();
             }
-            (case, temp)
-        };
-        CASES.into_iter().filter(is_bare).map(put_together).collect()
+        }
     });
-    let found = whole.iter().find(|(name, _)| *name == case);
-    found.map_or_else(|| fixture("models").join(case), |(_, temp)| temp.path().to_owned())
+    if case.starts_with("llama") { models.join(case) } else { fixture("models").join(case) }
 }
 
 fn temp() -> TempFolder {

@@ -1,6 +1,7 @@
 //! Writes a GGUF file of a known shape with random weights, to measure speed and memory on.
 //!
-//! `cargo run --release --example random_model -- 1b Q4_0 models/random-1b-Q4_0.gguf`; shapes: `1b`, `7b`; formats: those of GGUF.
+//! `cargo run --release --example random_model -- 1b Q4_0 models/random-1b-Q4_0.gguf`; shapes: `1b`, `7b`, with
+//! another number of layers `7b:4`; formats: those of GGUF.
 #![allow(clippy::print_stdout, reason = "a program prints")]
 
 use std::error::Error;
@@ -15,11 +16,15 @@ fn main() -> Result<(), Box<dyn Error>> {
     let [shape, format, path] = words.as_slice() else {
         return Err("expected: SHAPE FORMAT PATH".into());
     };
-    let config = match shape.as_str() {
+    let (shape, layers) = shape.split_once(':').map_or((shape.as_str(), None), |(s, n)| (s, Some(n)));
+    let mut config = match shape {
         "1b" => config(2048, 16, 16, 4, 7168),
         "7b" => config(4096, 32, 32, 8, 14336),
         _ => return Err(format!("shape `{shape}`: expected 1b or 7b").into()),
     };
+    if let Some(layers) = layers {
+        config.layers.truncate(layers.parse()?);
+    }
     let format =
         Format::all().find(|f| f.name() == format).ok_or_else(|| format!("unknown format `{format}`"))?;
     write_random_gguf(Path::new(path), &config, format, 1)?;

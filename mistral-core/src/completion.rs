@@ -1,5 +1,7 @@
 //! Chat completions: a request of the Mistral and OpenAI APIs in, a response or a stream of chunks out.
 
+mod grammar;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -7,9 +9,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde_json::{Map, Value, json};
 
 use crate::chat::jinja::ChatTemplate;
-use crate::chat::request::{ChatRequest, CompletionOptions, ResponseFormat};
+use crate::chat::request::{ChatRequest, CompletionOptions};
 use crate::chat::response::{self, ResponseHead, TokenLogprob, Usage};
-use crate::chat::{AnswerParser, ChatFormat, Fragment, ModelSettings};
+use crate::chat::{AnswerParser, ChatFormat, Fragment, ModelSettings, Prompt};
 use crate::control::Control;
 use crate::engine::Model;
 use crate::error::{Error, Result};
@@ -174,15 +176,19 @@ impl Session {
     ) -> Result<Value> {
         let model = Arc::clone(self.model());
         let prompt = model.chat_prompt(request, &ChatOptions::default())?;
-        refuse_unhonoured(request)?;
+        let mut options = generate_options(&request.options);
+        options.constraint_prefix = prompt.prefix_tokens(&model)?;
+        grammar::constrain(&model, request, &mut options)?;
         self.check_room(prompt.tokens.len())?;
+        let seed = options.sampling.seed;
         let mut reply = Reply::new(request);
         let mut first_kept = None;
         for (index, n) in (0..request.options.n.unwrap_or(1)).enumerate() {
-            let options = generate_options(&request.options, n);
+            options.sampling.seed = seed.wrapping_add(n);
             let kept = self.rewind_to_prefix(&prompt.tokens);
             first_kept.get_or_insert(kept);
-            let mut generation = self.generate(&prompt.tokens[kept..], &options, control)?;
+            let generation = self.generate(&prompt.tokens[kept..], &options, control);
+            let mut generation = generation.map_err(|error| of_request(error, request))?;
             let mut choice = Choice::new(&reply, &model, &prompt, index);
             reply.send(on_chunk, index, response::first_delta(), None, Value::Null);
             while let Some(event) = generation.next(control) {
@@ -199,16 +205,19 @@ impl Session {
     }
 }
 
-/// Fields that are understood, and that this model or build does not do.
-fn refuse_unhonoured(request: &ChatRequest) -> Result<()> {
-    match request.response_format {
-        ResponseFormat::Text => Ok(()),
-        _ => Err(Error::unsupported("field `response_format`", "another type than text", "text")),
+/// Names a field of the request where an error names an option of the generation.
+fn of_request(error: Error, request: &ChatRequest) -> Error {
+    match error {
+        Error::Argument { name, found, expected } if name == "constraint_prefix" => {
+            let last = request.messages.len().saturating_sub(1);
+            Error::argument(format!("messages[{last}].content"), found, expected)
+        }
+        other => other,
     }
 }
 
-/// The options of choice `index`: each has a seed of its own.
-fn generate_options(options: &CompletionOptions, index: u64) -> GenerateOptions {
+/// The options of the first choice; each has a seed of its own.
+fn generate_options(options: &CompletionOptions) -> GenerateOptions {
     let float = |value: Option<f64>, default: f32| value.map_or(default, |v| v as f32);
     let plain = SamplingParams::greedy();
     GenerateOptions {
@@ -221,7 +230,7 @@ fn generate_options(options: &CompletionOptions, index: u64) -> GenerateOptions 
             presence_penalty: float(options.presence_penalty, plain.presence_penalty),
             frequency_penalty: float(options.frequency_penalty, plain.frequency_penalty),
             logit_bias: options.logit_bias.iter().map(|&(token, bias)| (token, bias as f32)).collect(),
-            seed: options.seed.unwrap_or(plain.seed).wrapping_add(index),
+            seed: options.seed.unwrap_or(plain.seed),
             logprobs: options.logprobs.map(|n| usize::try_from(n).unwrap_or(usize::MAX)),
             ..plain
         },
@@ -239,6 +248,13 @@ struct ChatPrompt {
     prefix: Vec<Fragment>,
     /// The format in which the answer is read back.
     version: Option<TokenizerVersion>,
+}
+
+impl ChatPrompt {
+    /// The tokens of the start of the answer.
+    fn prefix_tokens(&self, model: &Model) -> Result<Vec<u32>> {
+        Prompt::of(self.prefix.clone()).to_tokens(model.tokenizer()?)
+    }
 }
 
 /// A response in the making.

@@ -14,6 +14,9 @@ pub struct CancelToken(Arc<Flag>);
 struct Flag {
     cancelled: AtomicBool,
     parent: Option<CancelToken>,
+    /// Looks at the token until it is cancelled, where a test counts them.
+    #[cfg(test)]
+    looks_left: Option<std::sync::atomic::AtomicUsize>,
 }
 
 impl CancelToken {
@@ -24,7 +27,13 @@ impl CancelToken {
 
     /// A token that is cancelled with this one, and can be without it.
     pub fn child(&self) -> Self {
-        Self(Arc::new(Flag { cancelled: AtomicBool::new(false), parent: Some(self.clone()) }))
+        Self(Arc::new(Flag { parent: Some(self.clone()), ..Flag::default() }))
+    }
+
+    /// A token that is cancelled once it was looked at `looks` times: every place where a call can be stopped, one after the other.
+    #[cfg(test)]
+    pub(crate) fn cancelled_after(looks: usize) -> Self {
+        Self(Arc::new(Flag { looks_left: Some(looks.into()), ..Flag::default() }))
     }
 
     /// Asks the calls that hold this token to stop; they end with [`Error::Cancelled`].
@@ -39,6 +48,12 @@ impl CancelToken {
 
     /// Whether [`CancelToken::cancel`] was called, on this token or on a parent.
     pub fn is_cancelled(&self) -> bool {
+        #[cfg(test)]
+        if let Some(left) = &self.0.looks_left
+            && left.try_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_err()
+        {
+            self.cancel();
+        }
         self.0.cancelled.load(Ordering::Acquire) || self.0.parent.as_ref().is_some_and(Self::is_cancelled)
     }
 }
@@ -79,6 +94,11 @@ impl<'a> Control<'a> {
     pub fn with_cancel(mut self, cancel: &'a CancelToken) -> Self {
         self.cancel = Some(cancel);
         self
+    }
+
+    /// The token that can stop the call.
+    pub(crate) fn cancel_token(&self) -> Option<&'a CancelToken> {
+        self.cancel
     }
 
     /// With a function that is told of progress.

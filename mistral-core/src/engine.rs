@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use burn::tensor::Device;
 use serde_json::{Value, json};
@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 use crate::carried::{self, Alone, open_tokenizer};
 use crate::completion::ChatStyle;
 use crate::config::ModelConfig;
+use crate::constraint::TokenTable;
 use crate::control::Control;
 use crate::device;
 use crate::error::{Error, Result};
@@ -116,6 +117,8 @@ pub struct Model {
     tokenizer: Option<Arc<Tokenizer>>,
     chat_style: Option<ChatStyle>,
     eos_token_ids: Vec<u32>,
+    /// For constrained output; made when it is first asked for.
+    token_table: Mutex<Option<Arc<TokenTable>>>,
     memory: Arc<Memory>,
 }
 
@@ -168,7 +171,8 @@ impl Model {
             quantize: options.quantize,
             activation: options.activation,
         };
-        let transformer = pool.scope(|| loader::load(&checkpoint, &load, control))?;
+        let cancel = control.cancel_token();
+        let transformer = pool.scope(cancel, || loader::load(&checkpoint, &load, control))?;
         let tokenizer =
             checkpoint.tokenizer().map(|source| open_tokenizer(&source)).transpose()?.map(Arc::new);
         let chat_style = tokenizer
@@ -188,6 +192,7 @@ impl Model {
             tokenizer,
             chat_style,
             eos_token_ids,
+            token_table: Mutex::new(None),
             memory,
         }))
     }
@@ -210,6 +215,7 @@ impl Model {
             eos_token_ids,
             tokenizer: Some(Arc::new(tokenizer)),
             chat_style: Some(chat_style),
+            token_table: Mutex::new(None),
             memory: Arc::new(Memory::new(options)),
         }))
     }
@@ -275,6 +281,11 @@ impl Model {
         })
     }
 
+    /// The layers, for tests that break them.
+    pub(crate) fn transformer_mut(&mut self) -> Option<&mut Transformer> {
+        self.weights.as_mut().map(|weights| &mut weights.transformer)
+    }
+
     pub(crate) fn chat_style(&self) -> Result<&ChatStyle> {
         self.tokenizer()?;
         self.chat_style.as_ref().ok_or_else(|| Error::Internal("a tokenizer without a chat style".to_owned()))
@@ -297,6 +308,36 @@ impl Model {
     /// The tokens that end an answer.
     pub fn eos_token_ids(&self) -> &[u32] {
         &self.eos_token_ids
+    }
+
+    /// The tokens arranged for constrained output; made at the first call, which takes some tenths of a second.
+    ///
+    /// # Errors
+    /// As [`Model::tokenizer`], and [`Error::Unsupported`] for a model without a token that ends an answer.
+    pub fn token_table(&self) -> Result<Arc<TokenTable>> {
+        let tokenizer = self.tokenizer()?;
+        let mut made = self.token_table.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(table) = &*made {
+            return Ok(Arc::clone(table));
+        }
+        let size = self.vocab_size();
+        let eos: Vec<u32> = self.eos_token_ids.iter().copied().filter(|&id| (id as usize) < size).collect();
+        if eos.is_empty() {
+            let found = format!("{}: no token ends an answer", self.path.display());
+            return Err(Error::unsupported("constraint", found, "models with an end-of-sequence token"));
+        }
+        // A token for what cannot be spelled is no text that a model may choose; rows without a token have none.
+        let bytes = |id: u32| tokenizer.token_bytes(id).filter(|_| Some(id) != tokenizer.unk());
+        let ids = 0..size as u32;
+        let tokens = ids.clone().map(|id| bytes(id).unwrap_or_default().into_owned()).collect();
+        let leading = ids.filter_map(|id| {
+            let first =
+                tokenizer.token_bytes_at_start(id).filter(|first| bytes(id).is_some_and(|b| b != *first))?;
+            Some((id, first.into_owned()))
+        });
+        let table = Arc::new(TokenTable::new(tokens, &eos)?.with_leading(leading));
+        *made = Some(Arc::clone(&table));
+        Ok(table)
     }
 
     /// Bytes of weights that one decoded token reads: every matrix once, and of a mixture the experts that a token uses.

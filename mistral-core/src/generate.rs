@@ -3,10 +3,11 @@
 use std::ops::DerefMut;
 use std::sync::Arc;
 
+use crate::constraint::{Constraint, ConstraintSpec, ConstraintState};
 use crate::control::Control;
 use crate::engine::Model;
 use crate::error::{Error, Result};
-use crate::sampler::{Sampler, SamplingParams, TokenLogprob};
+use crate::sampler::{SampledToken, Sampler, SamplingParams, TokenLogprob};
 use crate::session::Session;
 use crate::stop::StopMatcher;
 use crate::tokenizer::StreamDecoder;
@@ -27,6 +28,12 @@ pub struct GenerateOptions {
     pub ignore_eos: bool,
     /// Write control tokens (`[TOOL_CALLS]`) as text.
     pub show_special: bool,
+    /// What the answer must obey. Once nothing can follow under it, the answer ends ([`FinishReason::Stop`]); where
+    /// another end comes first, the text is the beginning of one that obeys. With [`GenerateOptions::ignore_eos`], the
+    /// model ends the answer only where nothing else may follow.
+    pub constraint: Option<ConstraintSpec>,
+    /// Tokens at the end of the prompt that the constraint takes for the beginning of the answer.
+    pub constraint_prefix: Vec<u32>,
 }
 
 impl Default for GenerateOptions {
@@ -38,6 +45,8 @@ impl Default for GenerateOptions {
             stop_tokens: Vec::new(),
             ignore_eos: false,
             show_special: false,
+            constraint: None,
+            constraint_prefix: Vec::new(),
         }
     }
 }
@@ -85,6 +94,8 @@ struct Prepared {
     stops: StopMatcher,
     end_tokens: Vec<u32>,
     max_tokens: usize,
+    constraint: Option<ConstraintState>,
+    ignore_eos: bool,
     decoder: Option<StreamDecoder<Arc<Tokenizer>>>,
     /// Tokens that have a text.
     text_tokens: usize,
@@ -151,13 +162,12 @@ impl<S: DerefMut<Target = Session>> Generation<S> {
         if self.generated > 0 {
             self.session.step(control)?;
         }
-        let sampled = self.state.sampler.sample(self.session.logits(), None)?;
-        self.state.sampler.accept(sampled.token)?;
+        let sampled = self.state.sample(self.session.logits())?;
         self.session.push(sampled.token);
         self.generated += 1;
-        let ended = self.state.end_tokens.contains(&sampled.token);
+        let ended = self.state.ends(sampled.token);
         let (mut text, stopped) = self.state.text_of(sampled.token, ended)?;
-        let finish_reason = if ended || stopped {
+        let finish_reason = if ended || stopped || self.state.is_complete() {
             Some(FinishReason::Stop)
         } else if self.generated >= self.state.max_tokens {
             Some(FinishReason::Length)
@@ -196,9 +206,36 @@ impl Prepared {
             stops: StopMatcher::new(&options.stop)?,
             end_tokens,
             max_tokens: usize::MAX,
+            constraint: constraint(model, options)?,
+            ignore_eos: options.ignore_eos,
             text_tokens: model.tokenizer().map_or(0, |t| t.vocab_size()),
             decoder: model.tokenizer().ok().map(|t| StreamDecoder::new(Arc::clone(t), !options.show_special)),
         })
+    }
+
+    /// Chooses the next token under the constraint.
+    fn sample(&mut self, logits: &[f32]) -> Result<SampledToken> {
+        let mask = match &mut self.constraint {
+            None => None,
+            Some(constraint) if self.ignore_eos => constraint.mask_without_end()?,
+            Some(constraint) => constraint.mask()?,
+        };
+        let sampled = self.sampler.sample(logits, mask)?;
+        self.sampler.accept(sampled.token)?;
+        if let Some(constraint) = &mut self.constraint {
+            constraint.accept(sampled.token)?;
+        }
+        Ok(sampled)
+    }
+
+    /// Whether a token that was chosen ends the answer and is no part of it.
+    fn ends(&self, token: u32) -> bool {
+        self.end_tokens.contains(&token) || self.constraint.as_ref().is_some_and(ConstraintState::has_ended)
+    }
+
+    /// Whether the constraint lets nothing follow.
+    fn is_complete(&self) -> bool {
+        self.constraint.as_ref().is_some_and(ConstraintState::is_complete)
     }
 
     /// The text that `token` makes certain, and whether a stop text came.
@@ -218,4 +255,25 @@ impl Prepared {
         let step = self.stops.push(&decoder.finish());
         if step.stop.is_some() { step.text } else { step.text + &self.stops.finish() }
     }
+}
+
+/// The state at the beginning of the answer, after what the prompt has of it.
+fn constraint(model: &Arc<Model>, options: &GenerateOptions) -> Result<Option<ConstraintState>> {
+    let Some(spec) = &options.constraint else { return Ok(None) };
+    let mut state = Constraint::new(&model.token_table()?, spec)?.start().show_special(options.show_special);
+    for &token in &options.constraint_prefix {
+        state.accept(token).map_err(|error| match error {
+            Error::Argument { .. } => Error::argument(
+                "constraint_prefix",
+                "a text that breaks it",
+                "the beginning of one that obeys it",
+            ),
+            other => other,
+        })?;
+    }
+    state.begin_text();
+    if state.is_complete() && !options.constraint_prefix.is_empty() {
+        return Err(Error::argument("constraint_prefix", "a whole answer", "the beginning of one"));
+    }
+    Ok(Some(state))
 }

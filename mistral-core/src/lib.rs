@@ -4,11 +4,12 @@
 //! Data flows one way: bytes on disk → [`weights`] → [`transformer`] on a device → logits → a sampled token → text.
 
 pub mod cache;
+#[cfg(test)]
+mod cancel_tests;
 mod carried;
 pub mod chat;
 mod completion;
 pub mod config;
-#[cfg(feature = "constraint")]
 pub mod constraint;
 pub mod control;
 pub mod device;
@@ -32,6 +33,7 @@ pub mod tokenizer;
 pub mod transformer;
 pub mod weights;
 
+pub use constraint::ConstraintSpec;
 pub use control::{CancelToken, Control, Progress};
 pub use embed::{EmbedOptions, Pooling};
 pub use engine::{Model, ModelOptions};

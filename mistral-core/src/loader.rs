@@ -119,6 +119,7 @@ impl<'a> Loader<'a, '_> {
     fn linear(&mut self, name: &str, rows: usize, cols: usize) -> Result<Linear> {
         let view = self.view(name, &[rows, cols])?;
         let (linear, layout) = place(&view, rows, cols, self.options)?;
+        pool::check()?;
         self.done += view.bytes.len() as u64;
         // The output layer of a tied model was read as the embedding: never more than the whole.
         self.control.step(Progress { phase: "load", done: self.done.min(self.total), total: self.total })?;

@@ -16,6 +16,7 @@ use crate::engine::{Admission, Model};
 use crate::error::{Error, Result};
 use crate::generate::{GenerateOptions, Generation};
 use crate::kernels::CacheType;
+use crate::kernels::cpu::pool;
 use crate::limits::Limits;
 use crate::sampler::{SampledToken, Sampler, SamplingParams};
 
@@ -405,8 +406,9 @@ impl Session {
         let (start, before) = (Instant::now(), self.cache.len);
         self.poisoned = true;
         let pool = Arc::clone(self.model.pool());
-        let limit = self.limits.max_time;
-        let result = control.within(limit, |control| pool.scope(|| self.evaluate_chunks(want, control)));
+        let (cancel, limit) = (control.cancel_token(), self.limits.max_time);
+        let result =
+            control.within(limit, |control| pool.scope(cancel, || self.evaluate_chunks(want, control)));
         self.poisoned = false;
         let done = (self.cache.len - before) as u64;
         let work = if done > 1 { &mut self.prompt } else { &mut self.decode };
@@ -456,19 +458,22 @@ impl Session {
         Err(Error::format(self.model.path().display(), key, logits[i], expected))
     }
 
-    /// One forward pass over the tokens up to `end`.
-    fn pass(&mut self, end: usize, want: &Want, control: &mut Control<'_>) -> Result<Vec<f32>> {
+    /// One forward pass over the tokens up to `end`; if it is cancelled, it was not there.
+    fn pass(&mut self, end: usize, want: &Want, control: &Control<'_>) -> Result<Vec<f32>> {
         let transformer = &self.model.weights()?.transformer;
         let start = self.cache.len;
+        let mut check = || pool::check().and_then(|()| control.check());
         let h = transformer.tok_embeddings.forward(&self.tokens[start..end])?;
-        let h = transformer.forward(h, &mut self.cache, &mut || control.check())?; // [t, dim]
-        let h = match want {
+        let h = transformer.forward(h, &mut self.cache, &mut check)?; // [t, dim]
+        let rows = match want {
             Want::Nothing => return Ok(Vec::new()),
-            Want::Last => h.narrow(0, end - start - 1, 1),
-            Want::All => h,
-            Want::States => return read(transformer.norm.forward(h)),
+            Want::Last => transformer.logits(h.narrow(0, end - start - 1, 1)),
+            Want::All => transformer.logits(h),
+            Want::States => transformer.norm.forward(h),
         };
-        read(transformer.logits(h))
+        let rows = read(rows);
+        check().inspect_err(|_| self.cache.len = start)?;
+        rows
     }
 }
 

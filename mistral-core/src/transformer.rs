@@ -36,7 +36,7 @@ pub struct Block {
 
 impl Transformer {
     /// Runs `h: [t, dim]` (embedded tokens) at positions `cache.len..` through all layers, and advances the cache; `check` is called before
-    /// each layer and may stop the pass, which leaves the cache as it was.
+    /// each layer and after the last, and may stop the pass, which leaves the cache as it was.
     ///
     /// # Errors
     /// What `check` returns, and device failures.
@@ -53,6 +53,7 @@ impl Transformer {
             check()?;
             h = block.forward(h, cache.len, &rotation, layer)?;
         }
+        check()?;
         cache.len += t;
         Ok(h)
     }

@@ -59,10 +59,12 @@ pub unsafe extern "C" fn mistral_embed(
         let options = options::embed(options)?;
         let steering = Steering::new(cancel, None, ptr::null_mut())?;
         let needed = model.weights()?.config.dim;
-        count.write(needed);
-        let room =
-            embedding.get_mut(..needed).ok_or_else(|| Failure::too_small("embedding", needed, capacity))?;
+        let Some(room) = embedding.get_mut(..needed) else {
+            count.write(needed);
+            return Err(Failure::too_small("embedding", needed, capacity));
+        };
         room.copy_from_slice(&steering.run(|control| model.embed(tokens, &options, control))?);
+        count.write(needed);
         Ok(())
     })
 }

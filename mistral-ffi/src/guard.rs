@@ -66,6 +66,8 @@ fn short(path: &str) -> &str {
 mod tests {
     use std::ffi::{c_char, c_void};
 
+    use mistral_core::constraint::{Constraint, ConstraintSpec, TokenTable};
+
     use super::*;
 
     /// What the log was told.
@@ -90,21 +92,32 @@ mod tests {
             std::panic::resume_unwind(caught.expect_err("it panicked"))
         });
         assert_eq!(call(|| panic!("in a call")), MISTRAL_E_INTERNAL);
+        // The library of constraints puts a hook of its own before ours when it is first used.
+        let tokens = vec![b"a".to_vec(), Vec::new()];
+        let table = TokenTable::new(tokens, &[1]).map(std::sync::Arc::new).expect("a table");
+        let spec = ConstraintSpec::Regex("a+".to_owned());
+        assert!(matches!(contain(|| Constraint::new(&table, &spec)), Ok(Ok(_))));
+        let constrained = contain(|| panic!("after a constraint"));
+        set_hook(Box::new(hook));
+        assert!(matches!(contain(|| Constraint::new(&table, &spec)), Ok(Ok(_))));
+        let again = contain(|| panic!("after both"));
         // SAFETY: NULL is no function.
         assert_eq!(unsafe { log::mistral_set_log(None, std::ptr::null_mut()) }, MISTRAL_OK);
         // The hook of the tests again: theirs print.
         drop(std::panic::take_hook());
 
-        let messages: Vec<String> = [literal, formatted, worker]
+        let messages: Vec<String> = [literal, formatted, worker, constrained, again]
             .into_iter()
             .map(|outcome: Outcome<()>| outcome.expect_err("it panicked").to_string())
             .collect();
-        for (message, part) in messages.iter().zip(["a literal message", "message withheld", "in a worker"]) {
+        let parts =
+            ["a literal message", "message withheld", "in a worker", "after a constraint", "after both"];
+        for (message, part) in messages.iter().zip(parts) {
             assert!(message.contains("src/guard.rs:") && message.contains(part), "{message}");
         }
         assert!(!messages.concat().contains(secret));
         let told = TOLD.lock().unwrap();
-        assert_eq!(told.len(), 4, "{told:?}");
+        assert_eq!(told.len(), 6, "{told:?}");
         assert!(told.iter().all(|message| message.contains("panic at") && !message.contains(secret)));
     }
 

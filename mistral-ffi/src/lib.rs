@@ -24,5 +24,7 @@ mod saved;
 mod session;
 mod status;
 mod step;
+#[doc(hidden)]
+pub mod testing;
 mod text;
 mod types;

@@ -11,7 +11,9 @@ use mistral_core::kernels::{Activation, CacheType};
 use mistral_core::quant::Format;
 use mistral_core::sampler::SamplingParams;
 use mistral_core::tokenizer::TokenizerVersion;
-use mistral_core::{ChatOptions, EmbedOptions, Limits, ModelOptions, Pooling, SessionOptions};
+use mistral_core::{
+    ChatOptions, ConstraintSpec, EmbedOptions, Limits, ModelOptions, Pooling, SessionOptions,
+};
 use serde_json::{Map, Value};
 
 use crate::failure::{Failure, Outcome};
@@ -140,6 +142,7 @@ pub(crate) fn generate(text: Option<&str>) -> Outcome<GenerateOptions> {
     options.stop_tokens = fields.tokens("stop_tokens")?;
     options.ignore_eos = fields.boolean("ignore_eos", false)?;
     options.show_special = fields.boolean("show_special", false)?;
+    options.constraint = fields.constraint()?;
     fields.finish()?;
     Ok(options)
 }
@@ -265,6 +268,33 @@ impl Fields {
             Some(Value::String(text)) if accept(&text) => Ok(()),
             Some(other) => Err(Failure::argument(key, kind(&other), "a string")),
         }
+    }
+
+    /// What the answer must obey: one of four keys.
+    fn constraint(&mut self) -> Outcome<Option<ConstraintSpec>> {
+        let mut specs = Vec::new();
+        if self.boolean("json_object", false)? {
+            specs.push(("json_object", ConstraintSpec::JsonObject));
+        }
+        match self.take("json_schema") {
+            None => {}
+            Some(schema @ (Value::Object(_) | Value::Bool(_))) => {
+                specs.push(("json_schema", ConstraintSpec::JsonSchema(schema)));
+            }
+            Some(other) => return Err(Failure::argument("json_schema", kind(&other), "a JSON Schema")),
+        }
+        let texts = [("regex", ConstraintSpec::Regex as fn(String) -> _), ("grammar", ConstraintSpec::Lark)];
+        for (key, spec) in texts {
+            match self.take(key) {
+                None => {}
+                Some(Value::String(text)) => specs.push((key, spec(text))),
+                Some(other) => return Err(Failure::argument(key, kind(&other), "a string")),
+            }
+        }
+        if let [(first, _), (second, _), ..] = specs[..] {
+            return Err(Failure::argument(second, format!("`{first}` as well"), "one constraint"));
+        }
+        Ok(specs.pop().map(|(_, spec)| spec))
     }
 
     fn choice<T: Copy>(&mut self, key: &'static str, choices: &[(&str, T)]) -> Outcome<Option<T>> {
@@ -443,6 +473,18 @@ mod tests {
         assert_eq!((sampling.logprobs, options.max_tokens), (Some(3), Some(9)));
         assert_eq!((options.stop, options.stop_tokens), (vec!["a".to_owned(), "b".to_owned()], vec![1, 2]));
         assert!(options.ignore_eos && options.show_special);
+        for (text, spec) in [
+            (r#"{"json_object": true}"#, ConstraintSpec::JsonObject),
+            (
+                r#"{"json_schema": {"type": "null"}}"#,
+                ConstraintSpec::JsonSchema(serde_json::json!({"type": "null"})),
+            ),
+            (r#"{"json_schema": true, "json_object": false}"#, ConstraintSpec::JsonSchema(Value::Bool(true))),
+            (r#"{"regex": "a+"}"#, ConstraintSpec::Regex("a+".to_owned())),
+            (r#"{"grammar": "start: \"a\""}"#, ConstraintSpec::Lark("start: \"a\"".to_owned())),
+        ] {
+            assert_eq!(generate(Some(text)).unwrap().constraint, Some(spec), "{text}");
+        }
 
         let options = model(Some(
             r#"{"device": "ndarray", "threads": 3, "quantize": "q4_k", "activation": "f32", "max_memory": 5,
@@ -520,6 +562,12 @@ mod tests {
             (r#"{"logprobs": -1}"#, "`logprobs`"),
             (r#"{"temperature": 1e300}"#, "`temperature`"),
             (r#"{"ignore_eos": 1}"#, "`ignore_eos`"),
+            (r#"{"json_schema": "text"}"#, "`json_schema`"),
+            (r#"{"regex": 1}"#, "`regex`"),
+            (r#"{"grammar": []}"#, "`grammar`"),
+            (r#"{"json_object": 1}"#, "`json_object`"),
+            (r#"{"json_object": true, "regex": "a"}"#, "`regex`"),
+            (r#"{"grammar": "start: \"a\"", "json_schema": {}}"#, "`grammar`"),
         ] {
             assert!(message(generate(Some(text))).contains(name), "{text}");
         }

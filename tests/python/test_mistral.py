@@ -6,6 +6,7 @@ import json
 import math
 import multiprocessing
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -257,6 +258,10 @@ class Sessions(WithModel):
         session.reset()
         session.prefill([1, 2])
         session.prefill(memoryview(bytearray(b"\3\0\0\0\4\0\0\0")).cast("I"))
+        for tokens in (array.array("I", [1, 2]), memoryview(array.array("I", [1, 2])).toreadonly(), (1, 2), range(1, 3)):
+            session.reset()
+            session.prefill(tokens)
+            session.prefill([3, 4])
         for one, other in zip(kept, session.logits()):
             self.assertAlmostEqual(one, other, delta=1e-5)
         self.assertEqual(list(whole), kept)  # The memory is the caller's own.
@@ -532,6 +537,58 @@ class Generating(WithModel):
             self.assertIn(name, str(caught.exception))
         self.assertEqual(session.stats["tokens"], 0)  # Nothing was evaluated, and the session is free.
 
+    def test_constraints_are_obeyed(self):
+        schema = {
+            "type": "object",
+            "properties": {"kind": {"enum": ["cat", "dög"]}, "count": {"type": "integer", "minimum": 0, "maximum": 99}},
+            "required": ["kind", "count"],
+            "additionalProperties": False,
+        }
+        for seed in range(5):
+            options = {"max_tokens": 200, "temperature": 5.0, "seed": seed}
+
+            def text(**constraint):
+                events = list(self.session().generate([1], **options, **constraint))
+                self.assertEqual(events[-1].finish_reason, "stop")
+                return "".join(event.text for event in events)
+
+            value = json.loads(text(json_schema=schema))
+            self.assertEqual(list(value), ["kind", "count"])
+            self.assertIn(value["kind"], ("cat", "dög"))
+            self.assertIn(value["count"], range(100))
+            self.assertRegex(text(regex=r"(he|ll){2}-\d{3}"), r"^(he|ll){2}-\d{3}$")
+            self.assertIn(text(grammar='start: "yes" | "no"'), ("yes", "no"))
+        events = list(self.session().generate([1], max_tokens=9, json_object=True))
+        self.assertEqual(events[0].text, "{")
+
+    def test_constraints_that_cannot_be_honoured_are_refused(self):
+        session, deep = self.session(), {"type": "null"}
+        for _ in range(200):
+            deep = {"items": deep}
+        for options, error, name in [
+            ({"json_schema": {"not": {}}}, mistral.UnsupportedError, "json_schema"),
+            ({"json_schema": {"type": "elephant"}}, mistral.ArgumentError, "json_schema"),
+            ({"json_schema": {"allOf": [{"type": "null"}, {"type": "string"}]}}, mistral.ArgumentError, "json_schema"),
+            ({"json_schema": deep}, mistral.LimitError, "json_schema"),
+            ({"json_schema": {"const": "x" * (2 << 20)}}, mistral.LimitError, "json_schema"),
+            ({"regex": "("}, mistral.ArgumentError, "regex"),
+            ({"regex": ""}, mistral.ArgumentError, "regex"),
+            ({"regex": "a" * 70_000}, mistral.LimitError, "regex"),
+            ({"grammar": "start: start"}, mistral.ArgumentError, "grammar"),
+            ({"grammar": "start: " + "(" * 50_000}, mistral.ArgumentError, "grammar"),
+            ({"json_object": True, "regex": "a"}, mistral.ArgumentError, "regex"),
+        ]:
+            with self.subTest(str(options)[:60]), self.assertRaises(error) as caught:
+                session.generate([1], **options)
+            self.assertIn(name, str(caught.exception))
+        self.assertEqual(session.stats["tokens"], 0)
+
+    def test_a_constraint_of_too_much_work_ends_in_a_limit(self):
+        options = {"grammar": 'start: e\ne: e e e | e e | "a"', "ignore_eos": True, "max_tokens": 2000}
+        with self.assertRaises(mistral.LimitError), self.session(context=4096).generate([1], **options) as generation:
+            for _ in generation:
+                pass
+
     def test_cancel_from_another_thread(self):
         cancel, session = mistral.Cancel(), self.session()
         events, others = [], []
@@ -629,6 +686,87 @@ class Chat(WithModel):
         self.assertEqual((run.returncode, run.stdout, run.stderr), (0, b"", b""))
 
 
+class Errors(WithModel):
+    def test_each_status_has_its_exception(self):
+        kinds = [getattr(mistral, name) for name in mistral.__all__ if name.endswith("Error") and name != "Error"]
+        # OK, NULL (which this package never passes) and BUFFER_TOO_SMALL (which it answers) have none.
+        self.assertEqual(sorted(kind.status for kind in kinds), [n for n in range(2, 21) if n != 15])
+        self.assertTrue(all(issubclass(kind, mistral.Error) for kind in kinds))
+
+    def test_they_travel_between_processes(self):
+        for call in (
+            lambda: mistral.Model("/nowhere"),
+            lambda: self.model.session(context=-1),
+            lambda: self.model.session(context=2).prefill([1, 2, 3]),
+        ):
+            with self.assertRaises(mistral.Error) as caught:
+                call()
+            error, copy = caught.exception, pickle.loads(pickle.dumps(caught.exception))
+            self.assertEqual((type(copy), str(copy), copy.status), (type(error), str(error), error.status))
+            self.assertEqual(copy.details, error.details)
+        for thing in (self.model, self.session(), mistral.Cancel()):
+            with self.assertRaisesRegex(TypeError, "belongs to the process"):
+                pickle.dumps(thing)
+
+    def test_what_a_callback_raises_comes_out_and_nothing_breaks(self):
+        class Stop(BaseException):
+            pass
+
+        def stop(progress):
+            raise Stop
+
+        session = self.session()
+        for call in (session.prefill, session.generate):
+            with self.assertRaises(Stop):
+                call([1] * 10, progress=stop)
+        session.reset()
+        session.prefill([1])
+        self.assertEqual(session.stats["tokens"], 1)
+
+    def test_two_threads_collide_on_a_session(self):
+        session, refused = self.session(), []
+
+        def meanwhile(progress):
+            thread = threading.Thread(target=collide)
+            thread.start()
+            thread.join()
+
+        def collide():
+            for call in (session.reset, session.logits, lambda: session.prefill([1]), lambda: session.generate([1])):
+                try:
+                    call()
+                except mistral.BusyError as error:
+                    refused.append(error)
+
+        session.prefill([1, 2, 3], progress=meanwhile)
+        self.assertEqual(len(refused), 4)
+        self.assertEqual(session.stats["tokens"], 3)
+
+
+class Spawning(WithModel):
+    def test_a_pool_of_processes_with_models_of_their_own(self):
+        expected = answer_of(self.model)
+        with multiprocessing.get_context("spawn").Pool(2, open_in_worker, (LIBRARY, MODEL)) as pool:
+            self.assertEqual(pool.map(answer_in_worker, range(4)), [expected] * 4)
+            with self.assertRaises(mistral.ContextFullError):
+                pool.apply(answer_in_worker, (0, 2))
+
+
+def answer_of(model, context=64):
+    with model.session(context=context) as session:
+        return [event.token for event in session.generate([7, 8, 9], max_tokens=8, ignore_eos=True)]
+
+
+def open_in_worker(library, model):
+    global WORKER
+    mistral.load_library(library)
+    WORKER = mistral.Model(model, threads=1)
+
+
+def answer_in_worker(_number, context=64):
+    return answer_of(WORKER, context)
+
+
 @unittest.skipUnless(hasattr(os, "fork"), "there is no fork")
 class Forking(WithModel):
     def test_the_child_is_refused_and_can_open_its_own(self):
@@ -650,3 +788,20 @@ class Forking(WithModel):
         self.assertEqual((process.exitcode, answers.get()), (0, "own"))
         session.prefill([1])
         self.assertFalse(math.isnan(session.logits()[0]))
+
+    def test_the_child_may_end_with_all_objects_of_its_parent(self):
+        program = (
+            f"import os, sys; sys.path.insert(0, {sys.path[0]!r}); import mistral\n"
+            f"mistral.load_library({LIBRARY!r})\n"
+            f"model = mistral.Model({MODEL!r})\n"
+            "stream = model.chat({'messages': [{'role': 'user', 'content': 'x'}], 'max_tokens': 200}, stream=True)\n"
+            "next(stream)\n"
+            "session = model.session(context=64)\n"
+            "generation = session.generate([1])\n"
+            "cancel = mistral.Cancel()\n"
+            "child = os.fork()\n"
+            "if child:\n"
+            "    print(os.waitpid(child, 0)[1], next(generation).finish_reason, 'object' in next(stream))\n"
+        )
+        run = subprocess.run([sys.executable, "-B", "-I", "-c", program], capture_output=True, timeout=60)
+        self.assertEqual((run.returncode, run.stdout, run.stderr), (0, b"0 None True\n", b""))

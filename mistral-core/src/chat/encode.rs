@@ -50,6 +50,11 @@ pub struct Prompt {
 }
 
 impl Prompt {
+    /// A piece of a conversation.
+    pub(crate) fn of(fragments: Vec<Fragment>) -> Self {
+        Self { fragments, prefix: 0 }
+    }
+
     /// The message that the answer goes on from; empty if it begins anew.
     pub fn prefix(&self) -> &[Fragment] {
         &self.fragments[self.fragments.len().saturating_sub(self.prefix)..]

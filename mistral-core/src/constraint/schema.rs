@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{MAX_GRAMMAR_BYTES, check_size};
+use super::spec::{MAX_GRAMMAR_BYTES, check_size};
 use crate::error::{Error, Result};
 
 /// The deepest nesting of a schema: what `serde_json` reads.
@@ -35,16 +35,16 @@ const ENFORCED: &str = "type, enum, const, anyOf, oneOf of disjoint schemas, all
      patternProperties, additionalProperties, required, minProperties, maxProperties, items, prefixItems, minItems, maxItems, minLength, \
      maxLength, pattern, format, minimum, maximum, exclusiveMinimum, exclusiveMaximum, multipleOf";
 
-/// Refuses schemas that are too large or too deep, or that say what cannot be enforced.
-pub(super) fn check(schema: &Value) -> Result<()> {
-    check_depth(schema)?;
+/// Refuses schemas that are too large or too deep, or that say what cannot be enforced. Errors call the schema `name`.
+pub(super) fn check(schema: &Value, name: &str) -> Result<()> {
+    check_depth(schema, name)?;
     let mut bytes = ByteCount(0);
     // Writing into a counter fails for nothing that a `Value` can hold.
     if serde_json::to_writer(&mut bytes, schema).is_err() {
-        return Err(Error::argument("schema", "a value that is not JSON", "a JSON Schema"));
+        return Err(Error::argument(name, "a value that is not JSON", "a JSON Schema"));
     }
-    check_size("schema", bytes.0, MAX_GRAMMAR_BYTES)?;
-    check_keywords(schema)
+    check_size(name, bytes.0, MAX_GRAMMAR_BYTES)?;
+    check_keywords(schema, name)
 }
 
 /// The schema with the options of `llguidance`. Unbounded whitespace would let a model stay between two tokens of
@@ -63,11 +63,15 @@ pub(super) fn with_options(schema: &Value) -> Value {
     Value::Object(schema)
 }
 
-fn check_depth(schema: &Value) -> Result<()> {
+fn check_depth(schema: &Value, name: &str) -> Result<()> {
     let mut pending = vec![(schema, 1)];
     while let Some((value, depth)) = pending.pop() {
         if depth > MAX_DEPTH {
-            return Err(Error::limit("depth of schema", format!("more than {MAX_DEPTH}"), MAX_DEPTH));
+            return Err(Error::limit(
+                format!("depth of {name}"),
+                format!("more than {MAX_DEPTH}"),
+                MAX_DEPTH,
+            ));
         }
         match value {
             Value::Object(object) => pending.extend(object.values().map(|child| (child, depth + 1))),
@@ -80,8 +84,8 @@ fn check_depth(schema: &Value) -> Result<()> {
 
 /// Walks the schemas inside a schema, definitions included: a definition that nothing uses is rare, and a clear
 /// refusal costs less than an answer that breaks a rule.
-fn check_keywords(schema: &Value) -> Result<()> {
-    let mut pending = vec![("schema".to_owned(), schema)];
+fn check_keywords(schema: &Value, name: &str) -> Result<()> {
+    let mut pending = vec![(name.to_owned(), schema)];
     while let Some((path, value)) = pending.pop() {
         let Value::Object(object) = value else { continue };
         for (keyword, value) in object {

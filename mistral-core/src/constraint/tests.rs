@@ -1,4 +1,4 @@
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::*;
 
@@ -16,7 +16,7 @@ fn table() -> Arc<TokenTable> {
 }
 
 fn allowed(state: &mut ConstraintState) -> Vec<u32> {
-    let mask = state.mask().unwrap().to_vec();
+    let mask = state.mask().unwrap().expect("a mask").to_vec();
     (0..state.table.vocab_size() as u32)
         .filter(|&token| mask[token as usize / 32] >> (token % 32) & 1 == 1)
         .collect()
@@ -32,8 +32,20 @@ fn takes(constraint: &Constraint, text: &str) -> bool {
     feed(&mut state, text).is_ok() && state.may_stop()
 }
 
+fn regex(table: &Arc<TokenTable>, regex: &str) -> Result<Constraint> {
+    Constraint::new(table, &ConstraintSpec::Regex(regex.to_owned()))
+}
+
+fn lark(table: &Arc<TokenTable>, grammar: &str) -> Result<Constraint> {
+    Constraint::new(table, &ConstraintSpec::Lark(grammar.to_owned()))
+}
+
+fn json_schema(table: &Arc<TokenTable>, schema: &Value) -> Result<Constraint> {
+    Constraint::new(table, &ConstraintSpec::JsonSchema(schema.clone()))
+}
+
 fn schema(schema: Value) -> Result<Constraint> {
-    Constraint::json_schema(&table(), &schema)
+    json_schema(&table(), &schema)
 }
 
 /// Answers of randomly chosen allowed tokens; the end as soon as it is allowed and a coin says so.
@@ -71,7 +83,7 @@ fn random_answers_obey_the_schema() {
         "required": ["name", "age", "kind", "tags"],
         "additionalProperties": false,
     });
-    let constraint = Constraint::json_schema(&table, &shape).unwrap();
+    let constraint = json_schema(&table, &shape).unwrap();
     let mut finished = 0;
     for seed in 0..200 {
         let Some(text) = random_answer(&constraint, &table, seed) else { continue };
@@ -90,7 +102,7 @@ fn random_answers_obey_the_schema() {
 
 #[test]
 fn any_object_is_an_object() {
-    let constraint = Constraint::json_object(&table()).unwrap();
+    let constraint = Constraint::new(&table(), &ConstraintSpec::JsonObject).unwrap();
     assert!(takes(&constraint, r#"{}"#));
     assert!(takes(&constraint, r#"{ "a": [1, {"b": null}], "c": "é\n" }"#));
     for wrong in ["[]", "1", "{\"a\":}", "{", "x", "{}{}"] {
@@ -100,14 +112,14 @@ fn any_object_is_an_object() {
 
 #[test]
 fn whitespace_has_an_end() {
-    let constraint = Constraint::json_object(&table()).unwrap();
+    let constraint = Constraint::new(&table(), &ConstraintSpec::JsonObject).unwrap();
     assert!(takes(&constraint, &format!("{{{}}}", " ".repeat(64))));
     assert!(!takes(&constraint, &format!("{{{}}}", " ".repeat(65))));
 }
 
 #[test]
 fn a_regex_matches_as_a_whole() {
-    let constraint = Constraint::regex(&table(), r"[a-c]{2,3}/é\d").unwrap();
+    let constraint = regex(&table(), r"[a-c]{2,3}/é\d").unwrap();
     assert!(takes(&constraint, "ab/é7"));
     assert!(takes(&constraint, "abc/é7"));
     assert!(!takes(&constraint, "a/é7"));
@@ -117,20 +129,20 @@ fn a_regex_matches_as_a_whole() {
 #[test]
 fn a_grammar_can_ask_for_control_tokens() {
     let table = table();
-    let constraint = Constraint::lark(&table, &format!("start: <[{CONTROL}]> \"ok\"+")).unwrap();
+    let constraint = lark(&table, &format!("start: <[{CONTROL}]> \"ok\"+")).unwrap();
     let mut state = constraint.start();
     assert_eq!(allowed(&mut state), [CONTROL]);
     state.accept(CONTROL).unwrap();
     feed(&mut state, "okok").unwrap();
     assert!(state.may_stop() && !state.is_complete());
-    let json = Constraint::json_object(&table).unwrap();
+    let json = Constraint::new(&table, &ConstraintSpec::JsonObject).unwrap();
     assert!(!allowed(&mut json.start()).contains(&CONTROL));
 }
 
 #[test]
 fn tokens_may_end_inside_a_character() {
     let table = table();
-    let constraint = Constraint::regex(&table, "a猫").unwrap();
+    let constraint = regex(&table, "a猫").unwrap();
     let mut state = constraint.start();
     // "a" and "a\xe7".
     assert_eq!(allowed(&mut state), [u32::from(b'a'), 266]);
@@ -143,7 +155,7 @@ fn tokens_may_end_inside_a_character() {
 
 #[test]
 fn the_end_is_allowed_where_the_answer_may_end() {
-    let constraint = Constraint::regex(&table(), "ab?").unwrap();
+    let constraint = regex(&table(), "ab?").unwrap();
     let mut state = constraint.start();
     assert!(!state.may_stop());
     assert!(state.accept(EOS).is_err());
@@ -161,7 +173,7 @@ fn the_end_is_allowed_where_the_answer_may_end() {
 
 #[test]
 fn a_token_off_the_grammar_is_refused_and_changes_nothing() {
-    let constraint = Constraint::regex(&table(), "ab").unwrap();
+    let constraint = regex(&table(), "ab").unwrap();
     let mut state = constraint.start();
     feed(&mut state, "a").unwrap();
     for wrong in [u32::from(b'x'), u32::from(b'a'), CONTROL, EOS, 0xff, 9_999, u32::MAX] {
@@ -177,7 +189,7 @@ fn a_token_off_the_grammar_is_refused_and_changes_nothing() {
 
 #[test]
 fn tokens_can_be_taken_back() {
-    let constraint = Constraint::regex(&table(), "a[xy]z?").unwrap();
+    let constraint = regex(&table(), "a[xy]z?").unwrap();
     let mut state = constraint.start();
     feed(&mut state, "ax").unwrap();
     state.accept(EOS).unwrap();
@@ -194,7 +206,7 @@ fn tokens_can_be_taken_back() {
 
 #[test]
 fn answers_do_not_touch_each_other() {
-    let constraint = Constraint::regex(&table(), "(ab|cd)+").unwrap();
+    let constraint = regex(&table(), "(ab|cd)+").unwrap();
     let (mut one, mut two) = (constraint.start(), constraint.start());
     feed(&mut one, "a").unwrap();
     feed(&mut two, "c").unwrap();
@@ -217,7 +229,7 @@ fn constraints_go_between_threads() {
 fn keywords_that_are_not_enforced_are_named_with_their_place() {
     let wrong = json!({"properties": {"a": {"anyOf": [{"type": "null"}, {"not": {"type": "string"}}]}}});
     let Err(Error::Unsupported { what, found, .. }) = schema(wrong) else { panic!("accepted") };
-    assert_eq!((what.as_str(), found.as_str()), ("keyword at schema.properties.a.anyOf[1]", "not"));
+    assert_eq!((what.as_str(), found.as_str()), ("keyword at json_schema.properties.a.anyOf[1]", "not"));
     for (keyword, value) in [
         ("uniqueItems", json!(true)),
         ("contains", json!({})),
@@ -227,7 +239,7 @@ fn keywords_that_are_not_enforced_are_named_with_their_place() {
     ] {
         let wrong = json!({"$defs": {"b": {"items": {keyword: value}}}, "$ref": "#/$defs/b"});
         let Err(Error::Unsupported { what, found, .. }) = schema(wrong) else { panic!("accepted {keyword}") };
-        assert_eq!((what.as_str(), found.as_str()), ("keyword at schema.$defs.b.items", keyword));
+        assert_eq!((what.as_str(), found.as_str()), ("keyword at json_schema.$defs.b.items", keyword));
     }
     // Names of properties and values are no keywords.
     assert!(schema(json!({"properties": {"not": {"const": {"if": 1}}}})).is_ok());
@@ -261,7 +273,7 @@ fn schemas_that_nothing_satisfies_or_that_are_wrong_are_refused() {
         let shown = wrong.to_string();
         match schema(wrong) {
             Err(Error::Argument { name, found, .. }) => {
-                assert_eq!(name, "schema");
+                assert_eq!(name, "json_schema");
                 assert!(!found.contains("backtrace") && found.len() < 400, "{shown}: {found}");
             }
             other => panic!("{shown}: {other:?}"),
@@ -291,19 +303,19 @@ fn hostile_input_ends_in_an_error_soon() {
     for _ in 0..60 {
         deep = json!({"type": "array", "items": deep, "properties": {"a": true}});
     }
-    assert!(Constraint::json_schema(&table, &deep).is_ok());
+    assert!(json_schema(&table, &deep).is_ok());
     for _ in 0..200 {
         deep = json!({"items": deep});
     }
-    assert!(matches!(Constraint::json_schema(&table, &deep), Err(Error::Limit { .. })));
+    assert!(matches!(json_schema(&table, &deep), Err(Error::Limit { .. })));
     let large = json!({"const": "x".repeat(MAX_GRAMMAR_BYTES)});
-    assert!(matches!(Constraint::json_schema(&table, &large), Err(Error::Limit { .. })));
+    assert!(matches!(json_schema(&table, &large), Err(Error::Limit { .. })));
     for wrong in ["", "(", "a\\", "[", "(?=a)", "a{5,2}", &"(".repeat(20_000), &"(a".repeat(20_000)] {
-        assert!(Constraint::regex(&table, wrong).is_err(), "{}", wrong.chars().take(20).collect::<String>());
+        assert!(regex(&table, wrong).is_err(), "{}", wrong.chars().take(20).collect::<String>());
     }
-    assert!(matches!(Constraint::regex(&table, &"a".repeat(MAX_REGEX_BYTES + 1)), Err(Error::Limit { .. })));
+    assert!(matches!(regex(&table, &"a".repeat(MAX_REGEX_BYTES + 1)), Err(Error::Limit { .. })));
     let nested_groups = format!("{}a{}", "(".repeat(20_000), ")".repeat(20_000));
-    assert!(Constraint::regex(&table, &nested_groups).is_err());
+    assert!(regex(&table, &nested_groups).is_err());
     for wrong in [
         "",
         "start",
@@ -314,13 +326,13 @@ fn hostile_input_ends_in_an_error_soon() {
         "start: /(/",
         "start: %json { \"not\": {} }",
     ] {
-        assert!(matches!(Constraint::lark(&table, wrong), Err(Error::Argument { .. })), "{wrong}");
+        assert!(matches!(lark(&table, wrong), Err(Error::Argument { .. })), "{wrong}");
     }
     let nested = format!("start: {}\"a\"{}", "(".repeat(50_000), ")".repeat(50_000));
-    assert!(Constraint::lark(&table, &nested).is_err());
+    assert!(lark(&table, &nested).is_err());
     // Whatever becomes of these: no panic, no hang.
     for heavy in ["((a{0,1000}){0,1000}){0,1000}", "(a|aa)+b", "(.*a.{30}){4}", "(x+x+)+y"] {
-        if let Ok(constraint) = Constraint::regex(&table, heavy) {
+        if let Ok(constraint) = regex(&table, heavy) {
             let mut state = constraint.start();
             let _ = feed(&mut state, &"a".repeat(200));
             let _ = state.mask();
@@ -332,7 +344,7 @@ fn hostile_input_ends_in_an_error_soon() {
 fn ambiguous_grammars_end_in_a_limit() {
     let mut table = table();
     Arc::get_mut(&mut table).unwrap().factory.limits_mut().max_items_in_row = 200;
-    let constraint = Constraint::lark(&table, "start: e\ne: e e | \"a\" | e e e").unwrap();
+    let constraint = lark(&table, "start: e\ne: e e | \"a\" | e e e").unwrap();
     let mut state = constraint.start();
     let mut failed = None;
     for _ in 0..5_000 {
@@ -355,6 +367,109 @@ fn tables_are_checked() {
     // Too long, or marked like a control token: never allowed, and harmless.
     let tokens = vec![vec![], vec![b'a'; 5_000], vec![0xff, b'['], b"a".to_vec(), b"a".to_vec()];
     let table = Arc::new(TokenTable::new(tokens, &[0]).unwrap());
-    let constraint = Constraint::regex(&table, "a+").unwrap();
+    let constraint = regex(&table, "a+").unwrap();
     assert_eq!(allowed(&mut constraint.start()), [3, 4]);
+}
+
+/// A vocabulary whose tokens 267 and 268 are " a" and " " in the middle of a text, and "a" and nothing at its start.
+fn spaced_table() -> Arc<TokenTable> {
+    let mut tokens: Vec<Vec<u8>> = (0..=255u8).map(|byte| vec![byte]).collect();
+    tokens.extend([vec![], vec![], b" a".to_vec(), b" ".to_vec(), b" xyz".to_vec()]);
+    let leading = [(260, b"xyz".to_vec()), (258, b"a".to_vec()), (259, vec![])];
+    Arc::new(TokenTable::new(tokens, &[EOS]).unwrap().with_leading(leading))
+}
+
+#[test]
+fn a_space_that_the_tokenizer_drops_is_no_part_of_the_answer() {
+    let (space_a, space, unspellable) = (258, 259, 260);
+    let constraint = regex(&spaced_table(), "a a?|xyz").unwrap();
+    let mut state = constraint.start();
+    // " xyz" is "xyz" at the start, which no token spells.
+    assert_eq!(allowed(&mut state), [u32::from(b'a'), u32::from(b'x'), space_a, space]);
+    assert!(state.accept(unspellable).is_err() && state.accept(u32::from(b' ')).is_err());
+    state.accept(space).unwrap();
+    assert_eq!(allowed(&mut state), [u32::from(b'a'), u32::from(b'x')]);
+    state.rollback(1).unwrap();
+    state.accept(space_a).unwrap();
+    assert_eq!(allowed(&mut state), [u32::from(b' '), space_a, space]);
+    state.accept(space_a).unwrap();
+    assert!(state.is_complete());
+    state.rollback(2).unwrap();
+    assert_eq!(allowed(&mut state), [u32::from(b'a'), u32::from(b'x'), space_a, space]);
+
+    // A control token is no text: the start is after it, unless its name shows.
+    let constraint = lark(&spaced_table(), &format!("start: <[{CONTROL}]> \"a\"")).unwrap();
+    let (mut hidden, mut shown) = (constraint.start(), constraint.start().show_special(true));
+    hidden.accept(CONTROL).unwrap();
+    shown.accept(CONTROL).unwrap();
+    assert_eq!(allowed(&mut hidden), [u32::from(b'a'), space_a, space]);
+    assert_eq!(allowed(&mut shown), [u32::from(b'a')]);
+}
+
+fn part(name: &str, path: &str, spec: ConstraintSpec) -> Part {
+    Part { name: name.into(), path: path.into(), spec }
+}
+
+#[test]
+fn a_constraint_can_wait_for_a_token() {
+    let parts = vec![part("arguments", "tools[0]", ConstraintSpec::JsonSchema(json!({"const": 1})))];
+    let grammar = format!("start: <[{CONTROL}]> \"f\" @arguments");
+    let spec = ConstraintSpec::Composed(Composed { grammar, parts, trigger: Some(CONTROL) });
+    let constraint = Constraint::new(&table(), &spec).unwrap();
+    let mut state = constraint.start();
+    assert_eq!(state.mask().unwrap(), None);
+    assert!(state.may_stop() && !state.is_complete());
+    feed(&mut state, "any {text").unwrap();
+    state.accept(0xff).unwrap();
+    assert_eq!(state.mask().unwrap(), None);
+    state.accept(CONTROL).unwrap();
+    assert_eq!(allowed(&mut state), [u32::from(b'f')]);
+    assert!(!state.may_stop() && state.accept(EOS).is_err());
+    feed(&mut state, "f1").unwrap();
+    assert!(state.is_complete());
+    state.rollback(2).unwrap();
+    assert_eq!(allowed(&mut state), [u32::from(b'f')]);
+    state.rollback(1).unwrap();
+    assert_eq!(state.mask().unwrap(), None);
+    // The end is for the host to see as long as everything is allowed.
+    state.accept(EOS).unwrap();
+    assert!(!state.has_ended() && state.may_stop());
+}
+
+#[test]
+fn a_part_that_is_wrong_is_named_by_its_path() {
+    let wrong = |spec| {
+        let parts = vec![
+            part("good", "a", ConstraintSpec::JsonObject),
+            part("bad", "tools[1].function.parameters", spec),
+        ];
+        let grammar = "start: @good @bad".to_owned();
+        Constraint::new(&table(), &ConstraintSpec::Composed(Composed { grammar, parts, trigger: None }))
+    };
+    let Err(Error::Argument { name, .. }) = wrong(ConstraintSpec::JsonSchema(json!(false))) else {
+        panic!("accepted")
+    };
+    assert_eq!(name, "tools[1].function.parameters");
+    let Err(Error::Argument { name, .. }) = wrong(ConstraintSpec::Regex("(".into())) else {
+        panic!("accepted")
+    };
+    assert_eq!(name, "tools[1].function.parameters");
+    let schema = json!({"items": {"uniqueItems": true}});
+    let Err(Error::Unsupported { what, .. }) = wrong(ConstraintSpec::JsonSchema(schema)) else {
+        panic!("accepted")
+    };
+    assert_eq!(what, "keyword at tools[1].function.parameters.items");
+}
+
+#[test]
+fn the_end_can_be_put_off() {
+    let constraint = regex(&table(), "ab?").unwrap();
+    let mut state = constraint.start();
+    feed(&mut state, "a").unwrap();
+    let without: Vec<u32> = state.mask_without_end().unwrap().unwrap().to_vec();
+    assert!(without[EOS as usize / 32] >> (EOS % 32) & 1 == 0 && without[usize::from(b'b') / 32] != 0);
+    feed(&mut state, "b").unwrap();
+    // Nothing else may follow.
+    let only = state.mask_without_end().unwrap().unwrap();
+    assert!(only[EOS as usize / 32] >> (EOS % 32) & 1 == 1);
 }

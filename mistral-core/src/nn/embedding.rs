@@ -9,7 +9,7 @@ use crate::quant::Format;
 /// `tok_embeddings`: `[vocab_size, dim]`, never copied as a whole.
 #[derive(Clone, Debug)]
 pub struct Embedding {
-    data: Bytes,
+    pub(crate) data: Bytes,
     format: Format,
     vocab_size: usize,
     dim: usize,

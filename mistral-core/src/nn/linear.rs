@@ -8,7 +8,7 @@ use crate::kernels::{self, LinearSpec};
 #[derive(Clone, Debug)]
 pub struct Linear {
     weight: Tensor<1, Int>,
-    spec: LinearSpec,
+    pub(crate) spec: LinearSpec,
 }
 
 impl Linear {

@@ -1,9 +1,10 @@
-//! Writes model files for tests and benches. Hidden from the documentation, and no part of the stable interface.
+//! Writes model files for tests and benches, and breaks models. Hidden from the documentation, and no part of the stable interface.
 //!
 //! The names and layouts are written out here a second time on purpose: a writer that shared the tables of the reader could not
 //! find their mistakes.
 
 mod containers;
+mod faults;
 mod model;
 mod random;
 
@@ -11,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 pub use containers::{GgufFile, GgufValue, TensorData, gguf_id, safetensors_bytes};
+pub use faults::{Fault, inject};
 pub use model::{Model, config_json, params_json, tensor_shapes};
 pub use random::{Random, write_random_gguf};
 

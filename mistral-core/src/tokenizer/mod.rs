@@ -248,6 +248,20 @@ impl Tokenizer {
         })
     }
 
+    /// As [`Tokenizer::token_bytes`], for the first token of a text: the space that encoding puts before a text is gone.
+    pub fn token_bytes_at_start(&self, id: u32) -> Option<Cow<'_, [u8]>> {
+        let bytes = self.token_bytes(id)?;
+        if !self.strips_first_space(self.vocab.kind(id)) || !bytes.starts_with(b" ") {
+            return Some(bytes);
+        }
+        Some(Cow::Owned(bytes[1..].to_vec()))
+    }
+
+    /// Whether the first token of a text loses its leading space.
+    fn strips_first_space(&self, kind: Kind) -> bool {
+        self.decoding.strip_space && kind != Kind::Byte && kind != Kind::Unknown
+    }
+
     /// A token for people to read: its text (a control token's name; U+FFFD for what is not UTF-8), or `<0xE2>` for a
     /// token of one byte; `None` if there is no such token.
     pub fn token_text(&self, id: u32) -> Option<Cow<'_, str>> {

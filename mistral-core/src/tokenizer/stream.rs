@@ -45,11 +45,7 @@ impl<T: Borrow<Tokenizer>> StreamDecoder<T> {
                     (Some(surface), Kind::Unknown) => surface.as_bytes(),
                     _ => tokenizer.vocab.bytes_of(id),
                 };
-                if self.at_start
-                    && tokenizer.decoding.strip_space
-                    && kind != Kind::Byte
-                    && kind != Kind::Unknown
-                {
+                if self.at_start && tokenizer.strips_first_space(kind) {
                     bytes = bytes.strip_prefix(b" ").unwrap_or(bytes);
                 }
                 self.at_start = false;

@@ -106,7 +106,11 @@ class ChatStream(Iterator[Dict[str, Any]]):
         self._closed = True
         self._shared.stopped = True
         if self._cancel is not None:
-            self._cancel.cancel()
+            try:
+                self._cancel.cancel()
+            except _errors.ForkedError:
+                # The stream, and the thread that answers it, are the parent's.
+                return
         self._thread.join()
 
     def __enter__(self) -> "ChatStream":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ctypes import c_void_p
 from types import TracebackType
-from typing import Optional, Type, TypeVar
+from typing import NoReturn, Optional, Type, TypeVar
 
 from . import _errors
 from ._library import library
@@ -33,6 +33,9 @@ class Handle:
         handle, self._handle = self._handle, None
         if handle is not None:
             getattr(library(), self._FREE)(handle)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"a {type(self).__name__} belongs to the process that made it: make one where it is needed")
 
     def __enter__(self: _Self) -> _Self:
         return self

@@ -115,8 +115,9 @@ class Session(Chats):
 
         Options: ``max_tokens``, ``temperature`` (0, the default, takes the most probable token), ``top_k``, ``top_p``, ``min_p``,
         ``repetition_penalty``, ``presence_penalty``, ``frequency_penalty``, ``penalty_window``, ``logit_bias``, ``seed``,
-        ``stop``, ``stop_tokens``, ``ignore_eos``, ``logprobs``, ``show_special``. Until the generation has ended or is closed,
-        other calls on the session raise :class:`mistral.BusyError`.
+        ``stop``, ``stop_tokens``, ``ignore_eos``, ``logprobs``, ``show_special``, and at most one of ``json_object=True``,
+        ``json_schema`` (a dict), ``regex`` and ``grammar`` (in Lark's syntax), which the answer then obeys. Until the generation
+        has ended or is closed, other calls on the session raise :class:`mistral.BusyError`.
         """
         return Generation(self, ids, values, progress, cancel)
 
@@ -233,7 +234,9 @@ class Generation(Handle, Iterator[Event]):
         status = self._next(self._handle, self._event)
         if status != _errors.OK:
             error = failure(status)
-            self.close()
+            # Another thread is asking for an event: the generation is its own.
+            if not isinstance(error, _errors.BusyError):
+                self.close()
             raise error
         event = _event(self._event.contents)
         if event.finish_reason is not None:
@@ -260,9 +263,10 @@ def key_text(key: Optional[Union[str, bytes]]) -> Optional[str]:
 
 
 def token_array(ids: Iterable[int]) -> Tuple[Any, int]:
-    """Tokens as an array of C; a buffer of 32-bit unsigned integers is taken without a copy."""
-    if isinstance(ids, memoryview) and ids.format == "I" and ids.c_contiguous and not ids.readonly:
-        return (c_uint32 * len(ids)).from_buffer(ids), len(ids)
+    """Tokens as an array of C; a buffer of 32-bit unsigned integers (``array.array("I")``, ``numpy.uint32``) is taken without a copy."""
+    buffer = _tokens_of_buffer(ids)
+    if buffer is not None:
+        return buffer, len(buffer)
     values = list(ids)
     try:
         packed = array.array("I", values)
@@ -270,3 +274,14 @@ def token_array(ids: Iterable[int]) -> Tuple[Any, int]:
         raise _errors.ArgumentError(f"tokens: {error}") from None
     # C has no empty array, but the pointer must be one.
     return (c_uint32 * len(values)).from_buffer(packed) if values else (c_uint32 * 1)(), len(values)
+
+
+def _tokens_of_buffer(ids: Any) -> Any:
+    """The memory of a one-dimensional, writable buffer of tokens that is not empty; ``None`` for anything else."""
+    try:
+        view = memoryview(ids)
+    except TypeError:
+        return None
+    if view.format != "I" or view.ndim != 1 or not view.c_contiguous or view.readonly or not len(view):
+        return None
+    return (c_uint32 * len(view)).from_buffer(view)

@@ -36,6 +36,20 @@ pub fn temp() -> TempFolder {
     TempFolder::new_in(Path::new(env!("CARGO_TARGET_TMPDIR"))).expect("a folder can be made")
 }
 
+/// Compiles `source` without a warning and links it with the library that cargo built.
+pub fn compile(folder: &Path, source: &Path, standard: &str) -> PathBuf {
+    let name = source.file_stem().expect("a source has a name").to_string_lossy();
+    let program = folder.join(format!("{name}-{standard}"));
+    let library = library();
+    let libraries = library.parent().expect("the library is in a folder");
+    let mut cc = Command::new("cc");
+    cc.arg(format!("-std={standard}")).args(["-Wall", "-Wextra", "-Wpedantic", "-Werror", "-O1", "-g", "-I"]);
+    cc.arg(repository().join("include")).arg(source).arg(&library).args(["-lm", "-lpthread", "-ldl"]);
+    cc.arg(format!("-Wl,-rpath,{}", libraries.display())).arg("-o").arg(&program);
+    run(&mut cc);
+    program
+}
+
 /// Runs a command that must succeed.
 pub fn run(command: &mut Command) -> Output {
     let output = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
@@ -99,6 +113,13 @@ pub fn readme_folder() -> TempFolder {
     std::fs::create_dir(&models).expect("the folder can be made");
     write_tiny_model(&models.join("SmolLM2-135M-Instruct.Q4_1.gguf"));
     folder
+}
+
+/// Runs a command that must succeed and print nothing.
+pub fn silent(command: &mut Command) {
+    let output = run(command);
+    let printed = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert_eq!(printed, "", "{command:?} printed something");
 }
 
 /// The names that a dynamic library exports.

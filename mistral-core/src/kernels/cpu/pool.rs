@@ -3,6 +3,8 @@
 //! A decoded token is a few hundred short parallel regions, microseconds apart, so workers spin briefly for the next one
 //! while a forward pass is under way ([`Pool::scope`]) and sleep otherwise. A worker joins a region only if it is awake in time: the
 //! caller never waits for one that the system has not scheduled.
+//!
+//! A scope may follow a cancel token: once it is triggered, tasks are left out, and whoever began the work finds that out by [`check`].
 
 use std::any::Any;
 use std::cell::RefCell;
@@ -10,6 +12,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+
+use crate::control::CancelToken;
+use crate::error::{Error, Result};
 
 /// A region's body: called once for each task number.
 type Body<'a> = dyn Fn(usize) + Sync + 'a;
@@ -23,6 +28,8 @@ const EPOCH_SHIFT: u32 = 32;
 const SPINS: u32 = 20_000;
 /// Looks at `state` this often before the caller gives its time slice away.
 const SPINS_BEFORE_YIELD: u32 = 2_000;
+/// Stack of a worker. Kernels need a fraction of it; without a number the standard library would read one from the environment.
+const STACK_BYTES: usize = 2 << 20;
 
 struct Shared {
     state: AtomicU64,
@@ -54,8 +61,30 @@ pub struct Pool {
     threads: usize,
 }
 
+/// The pool that a thread is in the scope of, and what stops its tasks.
+#[derive(Clone)]
+struct Current {
+    pool: Arc<Pool>,
+    stop: Option<Arc<Stop>>,
+}
+
+/// A token, and whether a task was left out for it: that stays so if the token is reset.
+struct Stop {
+    token: CancelToken,
+    stopped: AtomicBool,
+}
+
+impl Stop {
+    fn is_set(&self) -> bool {
+        if !self.stopped.load(Ordering::Relaxed) && self.token.is_cancelled() {
+            self.stopped.store(true, Ordering::Relaxed);
+        }
+        self.stopped.load(Ordering::Relaxed)
+    }
+}
+
 thread_local! {
-    static CURRENT: RefCell<Option<Arc<Pool>>> = const { RefCell::new(None) };
+    static CURRENT: RefCell<Option<Current>> = const { RefCell::new(None) };
 }
 
 /// Locks, ignoring poison: what the mutexes here protect is valid at every step.
@@ -86,7 +115,7 @@ impl Pool {
             Self { shared, turn: Mutex::new(()), workers: Vec::with_capacity(threads - 1), threads };
         for i in 1..threads {
             let shared = Arc::clone(&pool.shared);
-            let worker = std::thread::Builder::new().name(format!("mistral-{i}"));
+            let worker = std::thread::Builder::new().name(format!("mistral-{i}")).stack_size(STACK_BYTES);
             pool.workers.push(worker.spawn(move || shared.work())?);
         }
         Ok(pool)
@@ -97,9 +126,10 @@ impl Pool {
         self.threads
     }
 
-    /// Runs `f` with this pool as the one that kernels called from it use, its workers held awake.
-    pub fn scope<R>(self: &Arc<Self>, f: impl FnOnce() -> R) -> R {
-        struct Leave(Arc<Pool>, Option<Arc<Pool>>);
+    /// Runs `f` with this pool as the one that kernels called from it use, its workers held awake. Tasks that have not begun when `cancel` is
+    /// triggered are left out, so that what they would have computed is missing: see [`check`].
+    pub fn scope<R>(self: &Arc<Self>, cancel: Option<&CancelToken>, f: impl FnOnce() -> R) -> R {
+        struct Leave(Arc<Pool>, Option<Current>);
         impl Drop for Leave {
             fn drop(&mut self) {
                 self.0.shared.active.fetch_sub(1, Ordering::Relaxed);
@@ -107,7 +137,10 @@ impl Pool {
             }
         }
         self.shared.active.fetch_add(1, Ordering::Relaxed);
-        let _leave = Leave(Arc::clone(self), CURRENT.replace(Some(Arc::clone(self))));
+        let stop =
+            cancel.map(|token| Arc::new(Stop { token: token.clone(), stopped: AtomicBool::new(false) }));
+        let current = Current { pool: Arc::clone(self), stop };
+        let _leave = Leave(Arc::clone(self), CURRENT.replace(Some(current)));
         f()
     }
 
@@ -244,8 +277,25 @@ impl Shared {
 /// Runs the tasks on the pool that this thread is in the scope of, or one after the other if it is in none.
 pub fn run(tasks: usize, body: &Body<'_>) {
     match CURRENT.with_borrow(Clone::clone) {
-        Some(pool) => pool.run(tasks, body),
+        Some(Current { pool, stop: None }) => pool.run(tasks, body),
+        Some(Current { pool, stop: Some(stop) }) => pool.run(tasks, &|task| {
+            if !stop.is_set() {
+                body(task);
+            }
+        }),
         None => (0..tasks).for_each(body),
+    }
+}
+
+/// Fails if tasks of this thread's scope were left out, or will be: the scope's token was triggered.
+///
+/// # Errors
+/// [`Error::Cancelled`].
+pub fn check() -> Result<()> {
+    let stop = CURRENT.with_borrow(|current| current.as_ref().and_then(|current| current.stop.clone()));
+    match stop {
+        Some(stop) if stop.is_set() => Err(Error::Cancelled),
+        _ => Ok(()),
     }
 }
 
@@ -259,7 +309,7 @@ mod tests {
             let pool = Arc::new(Pool::new(threads).unwrap());
             for tasks in [0, 1, 2, 7, 1000] {
                 let counts: Vec<AtomicUsize> = (0..tasks).map(|_| AtomicUsize::new(0)).collect();
-                pool.scope(|| run(tasks, &|i| _ = counts[i].fetch_add(1, Ordering::Relaxed)));
+                pool.scope(None, || run(tasks, &|i| _ = counts[i].fetch_add(1, Ordering::Relaxed)));
                 assert!(counts.iter().all(|c| c.load(Ordering::Relaxed) == 1), "{threads} {tasks}");
             }
         }
@@ -289,6 +339,29 @@ mod tests {
             }
         });
         assert_eq!(sum.into_inner(), 4 * 500 * 3);
+    }
+
+    #[test]
+    fn a_token_stops_what_has_not_begun_and_keeps_it_stopped() {
+        for threads in [1, 3] {
+            let pool = Arc::new(Pool::new(threads).unwrap());
+            let (token, ran) = (CancelToken::new(), AtomicUsize::new(0));
+            pool.scope(Some(&token), || {
+                assert!(check().is_ok());
+                run(1000, &|_| {
+                    ran.fetch_add(1, Ordering::Relaxed);
+                    token.cancel();
+                });
+                // Each thread may have begun one before it saw the token.
+                assert!((1..=threads).contains(&ran.load(Ordering::Relaxed)), "{ran:?}");
+                token.reset();
+                assert!(matches!(check(), Err(Error::Cancelled)));
+                run(10, &|_| panic!("work goes on without what it stands on"));
+            });
+            assert!(check().is_ok());
+            pool.scope(Some(&token), || run(10, &|_| _ = ran.fetch_add(1, Ordering::Relaxed)));
+            assert!(ran.into_inner() > 10);
+        }
     }
 
     #[test]

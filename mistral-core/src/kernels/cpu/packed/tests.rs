@@ -267,7 +267,7 @@ fn a_row_does_not_depend_on_its_batch_or_on_threads() {
         let m = 300;
         let x = Random(9).floats(m * case.cols);
         for activation in [Activation::Int8, Activation::F32] {
-            let together = pool.scope(|| case.linear(Arm::best(), activation, &x, m));
+            let together = pool.scope(None, || case.linear(Arm::best(), activation, &x, m));
             for i in [0, 1, 7, 150, 298, 299] {
                 let row = &x[i * case.cols..][..case.cols];
                 let alone = case.linear(Arm::best(), activation, row, 1);
