@@ -127,6 +127,8 @@ enum State {
     Arguments(Call),
     /// Before v11.
     Json(CallScanner),
+    /// After that, before the content that follows: white space is not the beginning of content.
+    AfterCalls,
     /// After the end of the sequence.
     Done,
 }
@@ -284,6 +286,13 @@ impl AnswerParser {
         match &mut self.state {
             State::Done => {}
             State::Content => self.add_content(text),
+            State::AfterCalls => {
+                let text = if self.answer.content.is_empty() { text.trim_start() } else { text };
+                if !text.is_empty() {
+                    self.state = State::Content;
+                    self.add_content(text);
+                }
+            }
             State::Reasoning => self.add_reasoning(text),
             State::Id { id, .. } => id.push_str(text),
             State::Name(name) => match text.find('{') {
@@ -399,11 +408,8 @@ impl AnswerParser {
                     }
                 }
                 Scanned::After(text) => {
-                    self.state = State::Content;
-                    let text = if self.answer.content.is_empty() { text.trim_start() } else { &text };
-                    if !text.is_empty() {
-                        self.add_content(text);
-                    }
+                    self.state = State::AfterCalls;
+                    self.read_text(&text);
                 }
             }
         }
@@ -426,7 +432,7 @@ impl AnswerParser {
     /// Ends the call that is being read, if there is one.
     fn end_call(&mut self) {
         match std::mem::replace(&mut self.state, State::Content) {
-            State::Content | State::Reasoning => {}
+            State::Content | State::AfterCalls | State::Reasoning => {}
             State::Done => self.state = State::Done,
             State::Name(name) | State::Id { name, .. } => {
                 let name = Some(name.trim().to_owned()).filter(|name| !name.is_empty());
@@ -452,9 +458,9 @@ impl AnswerParser {
     }
 }
 
-/// What is wrong with the arguments of a call.
+/// What is wrong with the arguments of a call: not even `NaN`, which the reference lets pass, is JSON to every host.
 fn fault_of(arguments: &str) -> Option<CallFault> {
-    match Json::parse(arguments, Dialect::Python) {
+    match Json::parse(arguments, Dialect::Strict) {
         Ok(Json::Object(_)) => None,
         Ok(_) => Some(CallFault::Malformed),
         Err(e) if e.truncated => Some(CallFault::Truncated),

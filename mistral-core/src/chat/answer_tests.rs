@@ -122,11 +122,14 @@ fn calls_before_v11() {
         assert_eq!(events.len(), 6, "{events:?}");
     }
     let (_, answer) =
-        read(Version::V2, "[TOOL_CALLS][{\"name\": \"f\", \"arguments\": \"{\\\"a\\\": 1}\"}]\nDone.");
+        read(Version::V2, "[TOOL_CALLS][{\"name\": \"f\", \"arguments\": \"{\\\"a\\\": 1}\"}]\n\n Done.");
     assert_eq!(answer.calls, [call(0, &new_id(7, 0), "f", "{\"a\": 1}")]);
     assert_eq!(answer.content, "Done.");
     let (_, answer) = read(Version::V7, "Wait.[TOOL_CALLS]{\"name\": \"f\", \"arguments\": {}} more");
     assert_eq!((answer.calls.len(), answer.content.as_str()), (1, "Wait. more"));
+    // An id where the format has none is not the model's: the call may have begun before it.
+    let (_, answer) = read(Version::V2, text);
+    assert_eq!(answer.calls[0].id, new_id(7, 0));
     // v2 has no ids: arguments are passed on at once.
     let mut parser = AnswerParser::new(Some(Version::V2), 0);
     parser.control("[TOOL_CALLS]");
@@ -155,6 +158,7 @@ fn broken_calls() {
         (Version::V13, "[TOOL_CALLS]f[ARGS]", broken(0, Some("f"), "", Truncated)),
         (Version::V13, "[TOOL_CALLS]f[ARGS]{'a': 1}", broken(0, Some("f"), "{'a': 1}", Malformed)),
         (Version::V13, "[TOOL_CALLS]f[ARGS]{} x", broken(0, Some("f"), "{} x", Malformed)),
+        (Version::V13, "[TOOL_CALLS]f[ARGS]{\"a\": NaN}", broken(0, Some("f"), "{\"a\": NaN}", Malformed)),
         (Version::V13, "[TOOL_CALLS]f[ARGS][1]", broken(0, Some("f"), "[1]", Malformed)),
         (Version::V11, "[TOOL_CALLS][ARGS]{}", broken(0, None, "{}", Malformed)),
         (Version::V11, "[TOOL_CALLS]", broken(0, None, "", Truncated)),
@@ -205,45 +209,128 @@ fn resumes_a_prefix() {
     assert_eq!((answer.reasoning.as_str(), answer.content.as_str()), ("so far", "Yes"));
 }
 
-/// Whatever a model writes, reading it ends and what it says is somewhere in the answer.
+const PIECES: [&str; 26] = [
+    "[TOOL_CALLS]",
+    "[ARGS]",
+    "[CALL_ID]",
+    "[THINK]",
+    "[/THINK]",
+    "</s>",
+    "{",
+    "}",
+    "[",
+    "]",
+    "\"",
+    "\\",
+    ",",
+    ":",
+    "\"name\"",
+    "\"arguments\"",
+    "\"id\"",
+    " ",
+    "é",
+    "f",
+    "1",
+    "{}",
+    "\"x\"",
+    "[{\"name\": \"f\", \"arguments\": {\"a\": ",
+    "\n",
+    "NaN",
+];
+
+fn random(state: &mut u64, below: usize) -> usize {
+    *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+    (*state >> 33) as usize % below
+}
+
+/// Whatever a model writes, reading it ends, and the calls that it finds can be made.
 #[test]
 fn any_text() {
-    let pieces = [
-        "[TOOL_CALLS]",
-        "[ARGS]",
-        "[CALL_ID]",
-        "[THINK]",
-        "[/THINK]",
-        "</s>",
-        "{",
-        "}",
-        "[",
-        "]",
-        "\"",
-        "\\",
-        ",",
-        ":",
-        "\"name\"",
-        "\"arguments\"",
-        "\"id\"",
-        " ",
-        "é",
-        "f",
-        "1",
-        "{}",
-        "\"x\"",
-    ];
-    let mut state = 1u64;
+    let mut state = 1;
     for round in 0..20_000 {
-        let mut text = String::new();
-        for _ in 0..round % 24 {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            text.push_str(pieces[(state >> 33) as usize % pieces.len()]);
-        }
+        let text: String = (0..round % 24).map(|_| PIECES[random(&mut state, PIECES.len())]).collect();
         for version in Version::ALL {
             let answer = AnswerParser::new(Some(version), 1).read_rendered(&text);
             for call in &answer.calls {
-                assert!(Json::parse(&call.arguments, Dialect::Python).is_ok(), "{text}");
+                assert!(serde_json::from_str::<serde_json::Value>(&call.arguments).is_ok(), "{text}");
+            }
+        }
+    }
+}
+
+/// Puts an answer together from its events, as a host does that reads the stream.
+fn from_events(events: &[AnswerEvent]) -> (Answer, Vec<(usize, CallFault)>) {
+    let (mut answer, mut broken) = (Answer::default(), Vec::new());
+    let mut open: Option<AnswerCall> = None;
+    for event in events {
+        match event {
+            AnswerEvent::Content(text) => answer.content.push_str(text),
+            AnswerEvent::Reasoning(text) => answer.reasoning.push_str(text),
+            AnswerEvent::CallBegin { index, id, name } => {
+                assert_eq!(open.replace(call(*index, id, name, "")), None, "one call at a time");
+            }
+            AnswerEvent::Arguments { index, text } => {
+                let call = open.as_mut().expect("arguments belong to a call that has begun");
+                assert_eq!(call.index, *index);
+                call.arguments.push_str(text);
+            }
+            AnswerEvent::CallEnd { index } => {
+                let call = open.take().expect("a call that has begun ends");
+                assert_eq!(call.index, *index);
+                answer.calls.push(call);
+            }
+            AnswerEvent::CallBroken { index, fault } => {
+                open = None;
+                broken.push((*index, *fault));
+            }
+        }
+    }
+    assert_eq!(open, None, "every call ends");
+    (answer, broken)
+}
+
+/// However an answer is cut into pieces, its events are the same, and add up to it.
+#[test]
+fn any_text_in_any_pieces() {
+    let mut state = 3;
+    for round in 0..6000 {
+        let pieces: Vec<&str> = (0..round % 24).map(|_| PIECES[random(&mut state, PIECES.len())]).collect();
+        for version in [Version::V2, Version::V3, Version::V7, Version::V11, Version::V15] {
+            let mut first = None;
+            for _ in 0..3 {
+                let mut parser = AnswerParser::new(Some(version), 1);
+                let (mut events, mut waiting) = (Vec::new(), String::new());
+                for piece in &pieces {
+                    if random(&mut state, 2) == 0 || PIECES[..6].contains(piece) {
+                        events.extend(parser.text(&std::mem::take(&mut waiting)));
+                    }
+                    match PIECES[..6].contains(piece) {
+                        true => events.extend(parser.control(piece)),
+                        false => waiting.push_str(piece),
+                    }
+                    if random(&mut state, 3) == 0 && waiting.len() > 1 {
+                        let cut = waiting.floor_char_boundary(1 + random(&mut state, waiting.len() - 1));
+                        events.extend(parser.text(&waiting[..cut]));
+                        waiting.drain(..cut);
+                    }
+                }
+                events.extend(parser.text(&waiting));
+                let (last, answer) = parser.finish();
+                events.extend(last);
+                let (read, broken) = from_events(&events);
+                let faults: Vec<_> = answer.broken.iter().map(|call| (call.index, call.fault)).collect();
+                assert_eq!(
+                    (&read.content, &read.reasoning, &read.calls),
+                    (&answer.content, &answer.reasoning, &answer.calls),
+                    "{version} {pieces:?}"
+                );
+                assert_eq!(broken, faults, "{version} {pieces:?}");
+                let events = joined(&events);
+                assert_eq!(
+                    first.get_or_insert((events.clone(), answer.clone())),
+                    &(events, answer),
+                    "{version} {pieces:?}"
+                );
             }
         }
     }

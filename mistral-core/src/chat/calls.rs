@@ -146,6 +146,7 @@ impl CallScanner {
             }
             (Place::BeforeKey, '}') => self.end_call(),
             (Place::BeforeColon, ':') => self.place = Place::BeforeValue,
+            (Place::BeforeValue, _) if self.key == "arguments" && self.call.has_arguments => self.lose(),
             (Place::BeforeValue, _) => {
                 self.value.clear();
                 (self.depth, self.in_string, self.escaped) = (0, false, false);
@@ -196,16 +197,22 @@ impl CallScanner {
         let text = match Json::parse(&self.value, Dialect::Python) {
             Ok(Json::String(text)) => Some(text),
             Ok(_) => None,
-            Err(_) => return self.lose(),
+            Err(_) => {
+                self.pass_arguments();
+                return self.lose();
+            }
         };
         match (self.key.as_str(), text) {
             ("name", Some(name)) => self.call.name = Some(name),
-            ("id", Some(id)) => self.call.id = Some(id),
+            // In a format without ids a call may have begun before this one comes.
+            ("id", Some(id)) => self.call.id = Some(id).filter(|_| self.ids),
             ("name" | "id", None) => return self.lose(),
             // Arguments in a string: their text.
             ("arguments", Some(text)) => self.call.arguments = text,
             _ => {}
         }
+        // Here and not only at the end of a piece, so that a call which is lost later has begun however the text came.
+        self.pass_arguments();
         match c {
             ',' => self.place = Place::BeforeKey,
             '}' => self.end_call(),

@@ -161,6 +161,21 @@ fn stops_what_has_no_end() {
         "{% include 'chat_template' %}",
         "{% extends 'chat_template' %}",
         "{% set x %}{{ 'x' * 9999999 }}{% endset %}{{ [x, x, x, x, x, x, x, x] ~ '' }}",
+        "{% for i in range(1000000000) %}x{% endfor %}",
+        "{{ range(1000000000)|list|length }}",
+        "{{ range(100000)|list * 99 }}",
+        "{{ 'x'.center(999999999) }}",
+        "{{ 'x'.ljust(999999999) }}",
+        "{{ 'x'.zfill(999999999) }}",
+        "{{ 'a' ~ 'b' * 99 * 99 * 99 * 99 }}",
+        "{% set x = [1] %}{% for i in range(60) %}{% set x = x + x %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+        "{% macro a() %}{{ b() }}{{ b() }}{% endmacro %}{% macro b() %}{{ a() }}{{ a() }}{% endmacro %}{{ a() }}",
+        "{% macro f(n) %}{{ n }}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(40) }}",
+        "{% set ns = namespace(d={}) %}{% for i in range(60) %}{% set ns.d = dict(a=ns.d, b=ns.d) %}{% endfor %}{{ ns.d }}",
+        "{% set x = range(9999)|join(',') %}{% for i in range(9999) %}{% set y = x.split(',') %}{% endfor %}",
+        "{% set x = range(9999)|join(',') %}{{ x|replace(',', x)|length }}",
+        "{% for i in range(9999) %}{{ messages|tojson(indent=9999) }}{% endfor %}",
+        "{% for i in range(99999) %}{% set x = range(99999)|sort|unique|list %}{% endfor %}",
         &doubling,
         &sharing("with a = ", "{% endwith %}"),
         &sharing("for a in [", "{% endfor %}"),
@@ -176,6 +191,20 @@ fn stops_what_has_no_end() {
     assert!(matches!(render(&"x".repeat(MAX_SOURCE + 1), HELLO), Err(Error::Limit { .. })));
     let nested = "{{ ".to_owned() + &"(".repeat(100_000) + "1" + &")".repeat(100_000) + " }}";
     assert!(matches!(render(&nested, HELLO), Err(Error::Limit { .. })));
+}
+
+#[test]
+fn templates_of_mistral_tell_how_answers_are_read() {
+    for (source, version) in [
+        ("{{ '[TOOL_CALLS]' }}[", Some("v3")),
+        ("[TOOL_CALLS][CALL_ID][ARGS]", Some("v11")),
+        ("[TOOL_CALLS][ARGS]", Some("v13")),
+        ("[THINK]", Some("v13")),
+        ("<tool_call>", None),
+    ] {
+        let template = ChatTemplate::compile(source, &[]).unwrap();
+        assert_eq!(template.answer_version().map(TokenizerVersion::as_str), version, "{source}");
+    }
 }
 
 #[test]

@@ -65,7 +65,7 @@ pub struct CompletionOptions {
     pub presence_penalty: Option<f64>,
     /// Subtracted for each occurrence, -2 to 2.
     pub frequency_penalty: Option<f64>,
-    /// Divides the logits of tokens that have occurred, above 0.
+    /// Divides the logits of tokens that have occurred, 0.01 to 100.
     pub repetition_penalty: Option<f64>,
     /// Added to the logits of tokens, -100 to 100.
     pub logit_bias: Vec<(u32, f64)>,
@@ -171,21 +171,26 @@ const CHAT_FIELDS: [&str; 9] = [
 ];
 
 /// Fields of the APIs that a library on the host's own hardware cannot honour.
-const FOREIGN_FIELDS: [&str; 20] = [
+const FOREIGN_FIELDS: [&str; 25] = [
     "audio",
     "function_call",
     "functions",
     "guardrails",
     "metadata",
     "modalities",
+    "moderation",
     "prediction",
     "prompt_cache_key",
+    "prompt_cache_options",
+    "prompt_cache_retention",
+    "prompt_logprobs",
     "prompt_mode",
     "safety_identifier",
     "service_tier",
     "store",
     "suffix",
     "top_a",
+    "top_prompt_logprobs",
     "user",
     "verbosity",
     "web_search_options",
@@ -350,7 +355,7 @@ fn read_options(root: &Field<'_>) -> Result<CompletionOptions> {
         logprobs: read_logprobs(root)?,
         presence_penalty: number("presence_penalty", -2.0, 2.0)?,
         frequency_penalty: number("frequency_penalty", -2.0, 2.0)?,
-        repetition_penalty: number("repetition_penalty", f64::from(f32::MIN_POSITIVE), 100.0)?,
+        repetition_penalty: number("repetition_penalty", 0.01, 100.0)?,
         logit_bias: read_logit_bias(root)?,
         ignore_eos: flag(root, "ignore_eos")?.unwrap_or(false),
     })

@@ -96,6 +96,8 @@ fn wrong_fields_are_named() {
         ("\"reasoning_effort\": \"huge\"", "reasoning_effort"),
         ("\"safe_prompt\": true", "safe_prompt"),
         ("\"user\": \"u\"", "user"),
+        ("\"prompt_logprobs\": 1", "prompt_logprobs"),
+        ("\"repetition_penalty\": 0", "repetition_penalty"),
         ("\"continue_final_message\": true", "continue_final_message"),
     ] {
         assert_eq!(path_of(with(field).unwrap_err()), path, "{field}");

@@ -38,6 +38,7 @@ const ENFORCED: &str = "type, enum, const, anyOf, oneOf of disjoint schemas, all
 /// Refuses schemas that are too large or too deep, or that say what cannot be enforced. Errors call the schema `name`.
 pub(super) fn check(schema: &Value, name: &str) -> Result<()> {
     check_depth(schema, name)?;
+    check_numbers(schema)?;
     let mut bytes = ByteCount(0);
     // Writing into a counter fails for nothing that a `Value` can hold.
     if serde_json::to_writer(&mut bytes, schema).is_err() {
@@ -80,6 +81,20 @@ fn check_depth(schema: &Value, name: &str) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Refuses numbers of more than 18 digits, wherever they stand: `llguidance` computes with bounds of 64 bits, and near their ends
+/// it would recurse until the stack ends. The walk is bounded by [`check_depth`].
+fn check_numbers(value: &Value) -> Result<()> {
+    const LARGEST: f64 = 1e18;
+    match value {
+        Value::Number(number) if number.as_f64().is_none_or(|number| number.abs() >= LARGEST) => {
+            Err(Error::unsupported("number in a schema", number, "numbers of up to 18 digits"))
+        }
+        Value::Array(items) => items.iter().try_for_each(check_numbers),
+        Value::Object(members) => members.values().try_for_each(check_numbers),
+        _ => Ok(()),
+    }
 }
 
 /// Walks the schemas inside a schema, definitions included: a definition that nothing uses is rare, and a clear

@@ -225,6 +225,17 @@ fn constraints_go_between_threads() {
     sendable::<Arc<TokenTable>>();
 }
 
+/// The least integer ended the process, by endless recursion: its negative does not exist.
+#[test]
+fn numbers_at_the_end_of_64_bits_are_refused() {
+    for number in [json!(i64::MIN), json!(i64::MAX), json!(u64::MAX), json!(-1e19), json!(1e300)] {
+        for wrong in [json!({"enum": [number]}), json!({"type": "integer", "minimum": number})] {
+            assert!(matches!(schema(wrong), Err(Error::Unsupported { .. })), "{number}");
+        }
+    }
+    assert!(schema(json!({"enum": [-99_999_999_999_999_999_i64, 999_999_999_999_999_872_i64]})).is_ok());
+}
+
 #[test]
 fn keywords_that_are_not_enforced_are_named_with_their_place() {
     let wrong = json!({"properties": {"a": {"anyOf": [{"type": "null"}, {"not": {"type": "string"}}]}}});

@@ -64,6 +64,13 @@ pub fn run(command: &mut Command) -> Output {
     output
 }
 
+/// Runs a command that must succeed and print nothing.
+pub fn silent(command: &mut Command) {
+    let output = run(command);
+    let printed = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert_eq!(printed, "", "{command:?} printed something");
+}
+
 /// Whether these commands are there. Where one is not, the test says so and does nothing; but not in continuous
 /// integration, which installs them.
 #[allow(clippy::print_stderr, reason = "a test that is skipped says so")]
@@ -114,13 +121,6 @@ pub fn readme_folder() -> TempFolder {
     std::fs::create_dir(&models).expect("the folder can be made");
     write_tiny_model(&models.join("SmolLM2-135M-Instruct.Q4_1.gguf"));
     folder
-}
-
-/// Runs a command that must succeed and print nothing.
-pub fn silent(command: &mut Command) {
-    let output = run(command);
-    let printed = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-    assert_eq!(printed, "", "{command:?} printed something");
 }
 
 /// The names that a dynamic library exports.
