@@ -897,7 +897,13 @@ mistral_status mistral_sample(struct mistral_session *MISTRAL_NONNULL session,
  * `top_k`, `top_p`, `min_p`, `repetition_penalty`, `presence_penalty`, `frequency_penalty`,
  * `penalty_window`, `logit_bias` (`{"token": number}`), `seed`, `stop` (a text or a list of texts),
  * `stop_tokens`, `ignore_eos`, `logprobs` (how many alternatives to report; `true` is 0), `show_special`
- * (the names of control tokens are part of the text).
+ * (the names of control tokens are part of the text); and at most one of `json_object` (`true`: the answer is a
+ * JSON object), `json_schema` (a JSON Schema that the answer is valid under), `regex` (a regular expression that
+ * matches the whole answer) and `grammar` (a context-free grammar in Lark's syntax). The answer ends once nothing
+ * can follow under it; one that ends by `max_tokens`, a stop text or a full context is the beginning of an answer
+ * that obeys. What cannot be enforced is refused before anything is evaluated, with the reason:
+ * `MISTRAL_E_UNSUPPORTED` for a keyword, `MISTRAL_E_ARGUMENT` for what is wrong or satisfied by nothing,
+ * `MISTRAL_E_LIMIT` for what is too large, or takes too much work on the way.
  *
  * `callback` is called on the calling thread; a call on this session from it is refused with
  * `MISTRAL_E_BUSY`. Non-zero from it ends the call with `MISTRAL_E_CANCELLED`; the session keeps what was
@@ -907,8 +913,8 @@ mistral_status mistral_sample(struct mistral_session *MISTRAL_NONNULL session,
  * NULL allowed: `tokens` if `count` is 0, `options` if `options_len` is 0, `cancel`, `user_data`.
  * Threads: one at a time for each session.
  * Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT`, `MISTRAL_E_UTF8`, `MISTRAL_E_HANDLE`,
- * `MISTRAL_E_BUSY`, `MISTRAL_E_LIMIT`, `MISTRAL_E_CONTEXT_FULL`, `MISTRAL_E_CANCELLED`, `MISTRAL_E_DEVICE`,
- * `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
+ * `MISTRAL_E_BUSY`, `MISTRAL_E_LIMIT`, `MISTRAL_E_UNSUPPORTED`, `MISTRAL_E_CONTEXT_FULL`, `MISTRAL_E_CANCELLED`,
+ * `MISTRAL_E_DEVICE`, `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
  */
 MISTRAL_API
 mistral_status mistral_generate(struct mistral_session *MISTRAL_NONNULL session,
@@ -934,8 +940,8 @@ mistral_status mistral_generate(struct mistral_session *MISTRAL_NONNULL session,
  * `user_data`.
  * Threads: one at a time for each session.
  * Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT`, `MISTRAL_E_UTF8`, `MISTRAL_E_HANDLE`,
- * `MISTRAL_E_BUSY`, `MISTRAL_E_LIMIT`, `MISTRAL_E_CONTEXT_FULL`, `MISTRAL_E_CANCELLED`, `MISTRAL_E_DEVICE`,
- * `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
+ * `MISTRAL_E_BUSY`, `MISTRAL_E_LIMIT`, `MISTRAL_E_UNSUPPORTED`, `MISTRAL_E_CONTEXT_FULL`, `MISTRAL_E_CANCELLED`,
+ * `MISTRAL_E_DEVICE`, `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
  */
 MISTRAL_API
 mistral_status mistral_generation_new(struct mistral_session *MISTRAL_NONNULL session,
@@ -954,9 +960,10 @@ mistral_status mistral_generation_new(struct mistral_session *MISTRAL_NONNULL se
  *
  * Ownership: `*event` and what it points to are the generation's; they live until the next call with it.
  * Threads: one at a time for each generation.
- * Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT` (the generation has ended),
- * `MISTRAL_E_HANDLE`, `MISTRAL_E_BUSY`, `MISTRAL_E_LIMIT` (`max_time_ms` of one call), `MISTRAL_E_CANCELLED`,
- * `MISTRAL_E_DEVICE`, `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
+ * Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT` (the generation has ended, or its constraint
+ * lets no token follow), `MISTRAL_E_HANDLE`, `MISTRAL_E_BUSY`, `MISTRAL_E_LIMIT` (`max_time_ms` of one call, or
+ * the work of a constraint), `MISTRAL_E_CANCELLED`, `MISTRAL_E_DEVICE`, `MISTRAL_E_FORKED`,
+ * `MISTRAL_E_INTERNAL`.
  */
 MISTRAL_API
 mistral_status mistral_generation_next(struct mistral_generation *MISTRAL_NONNULL generation,

@@ -9,7 +9,7 @@ use std::process::Command;
 
 use declarations::declarations;
 use matrix::matrix;
-use support::{compile, repository, run, silent, temp, write_tiny_model};
+use support::{compile, repository, silent, temp, write_tiny_model};
 
 #[test]
 fn the_interface_does_what_its_header_says() {
