@@ -88,6 +88,11 @@ pub struct Work {
 }
 
 impl Work {
+    fn add(&mut self, tokens: u64, time: Duration) {
+        self.tokens += tokens;
+        self.time += time;
+    }
+
     /// Tokens a second; 0 where nothing was done.
     pub fn per_second(&self) -> f64 {
         if self.time.is_zero() { 0.0 } else { self.tokens as f64 / self.time.as_secs_f64() }
@@ -404,6 +409,9 @@ impl Session {
     /// `keep`, which the host knows to be there.
     fn evaluate(&mut self, want: &Want, keep: usize, control: &mut Control<'_>) -> Result<Vec<f32>> {
         self.check_whole()?;
+        if self.cache.len == self.tokens.len() {
+            return Ok(Vec::new());
+        }
         let (start, before) = (Instant::now(), self.cache.len);
         self.poisoned = true;
         let pool = Arc::clone(self.model.pool());
@@ -411,9 +419,11 @@ impl Session {
         let result =
             control.within(limit, |control| pool.scope(cancel, || self.evaluate_chunks(want, control)));
         self.poisoned = false;
-        let done = (self.cache.len - before) as u64;
-        let work = if done > 1 { &mut self.prompt } else { &mut self.decode };
-        *work = Work { tokens: work.tokens + done, time: work.time + start.elapsed() };
+        match self.cache.len - before {
+            0 => {}
+            1 => self.decode.add(1, start.elapsed()),
+            done => self.prompt.add(done as u64, start.elapsed()),
+        }
         if result.is_err() {
             self.tokens.truncate(self.cache.len.max(keep));
         }
@@ -463,6 +473,7 @@ impl Session {
     fn pass(&mut self, end: usize, want: &Want, control: &Control<'_>) -> Result<Vec<f32>> {
         let transformer = &self.model.weights()?.transformer;
         let start = self.cache.len;
+        // The pool first: it may have left out work for a token that is no longer triggered.
         let mut check = || pool::check().and_then(|()| control.check());
         let h = transformer.tok_embeddings.forward(&self.tokens[start..end])?;
         let h = transformer.forward(h, &mut self.cache, &mut check)?; // [t, dim]

@@ -108,6 +108,8 @@ static void use(const char *options) {
   static const char sampled[] = "{\"max_tokens\": 4, \"temperature\": 1.0, \"top_p\": 0.9, \"stop\": [\"x\"]}";
   static const char request[] =
       "{\"messages\": [{\"role\": \"user\", \"content\": \"hello\"}], \"max_tokens\": 4, \"stream\": true}";
+  static const char bound[] =
+      "{\"messages\": [{\"role\": \"user\", \"content\": \"hello\"}], \"max_tokens\": 8, \"response_format\": {\"type\": \"json_object\"}}";
   static const char wrong[] = "{\"messages\": 3}";
   OK(mistral_model_open(model_path, strlen(model_path), options, strlen(options), NULL, NULL, NULL, &model));
   OK(mistral_model_info(model, &buf));
@@ -117,6 +119,8 @@ static void use(const char *options) {
   OK(mistral_prefill(session, tokens, n, NULL, NULL, NULL));
   OK(mistral_generate(session, tokens, n, sampled, strlen(sampled), NULL, ignore_event, NULL));
   OK(mistral_chat(model, request, strlen(request), NULL, ignore_chunk, NULL, &buf));
+  OK(mistral_buf_free(buf));
+  OK(mistral_chat(model, bound, strlen(bound), NULL, NULL, NULL, &buf));
   OK(mistral_buf_free(buf));
   if (mistral_chat(model, wrong, strlen(wrong), NULL, NULL, NULL, &buf) == MISTRAL_OK) exit(1);
   OK(mistral_session_free(session));

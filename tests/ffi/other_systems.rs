@@ -49,6 +49,8 @@ fn the_library_of_macos() {
     }
     let folder = temp();
     let target = "--target=x86_64-apple-macos11";
+    // So old a linker that every clang since knows how to speak to it.
+    let version = "-mlinker-version=609";
     let built = stand_in(folder.path(), target, "libmistral.a");
     // The system's libraries, of which nothing is used.
     for name in ["m", "iconv"] {
@@ -58,7 +60,7 @@ fn the_library_of_macos() {
         std::fs::write(folder.path().join(format!("lib{name}.tbd")), text).expect("the file can be written");
     }
     let cc = format!(
-        "clang {target} --ld-path={} -nostdlib -L{}",
+        "clang {target} {version} --ld-path={} -nostdlib -L{}",
         linker("ld64.lld").display(),
         folder.path().display()
     );

@@ -6,7 +6,7 @@ use std::sync::{Arc, LazyLock};
 use mistral_core::chat::jinja::{ChatTemplate, RenderOptions};
 use mistral_core::chat::request::{ChatRequest, CompletionRequest};
 use mistral_core::chat::{Answer, AnswerEvent, AnswerParser, ChatFormat, ModelSettings, ValidationMode};
-use mistral_core::constraint::{Constraint, TokenTable};
+use mistral_core::constraint::{Constraint, ConstraintSpec, TokenTable};
 use mistral_core::tokenizer::{Tokenizer, TokenizerVersion};
 use serde_json::{Value, json};
 
@@ -467,10 +467,10 @@ static TABLE: LazyLock<Arc<TokenTable>> = LazyLock::new(|| {
 /// Compiles a schema and follows it for some tokens.
 fn compile(input: &[u8]) -> bool {
     let Ok(schema) = serde_json::from_slice::<Value>(input) else { return false };
-    let Ok(constraint) = Constraint::json_schema(&TABLE, &schema) else { return false };
+    let Ok(constraint) = Constraint::new(&TABLE, &ConstraintSpec::JsonSchema(schema)) else { return false };
     let mut state = constraint.start();
     for step in 0..12 {
-        let Ok(mask) = state.mask() else { break };
+        let Ok(Some(mask)) = state.mask() else { break };
         let allowed: Vec<u32> = (0..261).filter(|t| mask[*t as usize / 32] >> (t % 32) & 1 == 1).collect();
         assert!(!allowed.is_empty() || state.is_complete(), "nothing may follow");
         let Some(token) = allowed.get((input.len() + step) % allowed.len().max(1)) else { break };

@@ -73,6 +73,7 @@ pub fn silent(command: &mut Command) {
 
 /// Whether these commands are there. Where one is not, the test says so and does nothing; but not in continuous
 /// integration, which installs them.
+#[allow(clippy::print_stderr, reason = "a test that is skipped says so")]
 pub fn have(tools: &[&str]) -> bool {
     let found = |tool: &&&str| {
         let paths = std::env::var_os("PATH").unwrap_or_default();
@@ -81,7 +82,7 @@ pub fn have(tools: &[&str]) -> bool {
     let missing: Vec<_> = tools.iter().filter(|tool| !found(tool)).collect();
     assert!(missing.is_empty() || std::env::var_os("CI").is_none(), "{missing:?} is not installed");
     if !missing.is_empty() {
-        println!("skipped: {missing:?} is not installed");
+        eprintln!("skipped: {missing:?} is not installed");
     }
     missing.is_empty()
 }

@@ -1,0 +1,108 @@
+//! Conversations that go on in a session.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use mistral_core::config::{FeedForwardConfig, LayerConfig, ModelConfig, RopeConfig, RopeScaling, RopeStyle};
+use mistral_core::quant::Format;
+use mistral_core::testing;
+use mistral_core::tokenizer::Tokenizer;
+use mistral_core::{Control, Error, Model, ModelOptions};
+use serde_json::{Value, json};
+
+use crate::support::fixture;
+use crate::{session, temp};
+
+/// A model with a tokenizer: SentencePiece in one of Mistral's formats, or with a template.
+pub fn chat_model(folder: &Path, template: bool) -> Arc<Model> {
+    let (from, to) = if template {
+        ("tokenizer/small.smollm.tokenizer.json", "tokenizer.json")
+    } else {
+        ("chat/tokenizer.model.v3", "tokenizer.model.v3")
+    };
+    std::fs::copy(fixture(from), folder.join(to)).unwrap();
+    let config = ModelConfig {
+        architecture: "mistral".to_owned(),
+        dim: 32,
+        n_heads: 4,
+        n_kv_heads: 2,
+        head_dim: 8,
+        hidden_dim: 48,
+        vocab_size: Tokenizer::open(folder.join(to)).unwrap().vocab_size(),
+        norm_eps: 1e-5,
+        max_context: 512,
+        rope: RopeConfig { theta: 1e4, style: RopeStyle::Interleaved, scaling: RopeScaling::None },
+        query_scaling: None,
+        tied_embeddings: false,
+        layers: vec![LayerConfig { window: Some(64), feed_forward: FeedForwardConfig::Dense }; 2],
+    };
+    testing::Model::random(&config, Format::F32, 1).write_hugging_face(folder).unwrap();
+    if template {
+        let template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}<assistant>";
+        std::fs::write(folder.join("chat_template.jinja"), template).unwrap();
+    }
+    Model::open(folder, &ModelOptions::default(), &mut Control::none()).unwrap()
+}
+
+pub fn user(text: &str) -> Value {
+    json!({"role": "user", "content": text})
+}
+
+#[test]
+fn a_second_turn_does_not_prefill_the_first_again() {
+    for template in [false, true] {
+        let folder = temp();
+        let model = chat_model(folder.path(), template);
+        let format = &model.info()["tokenizer"]["chat_format"];
+        assert_eq!(format, if template { "template" } else { "mistral v3" });
+        let mut session = session(&model, 512);
+        let mut chat = |messages: &Value| {
+            let request = json!({"messages": messages, "max_tokens": 12, "ignore_eos": true});
+            let answer = session.chat(&request, &mut |_| (), &mut Control::none()).unwrap();
+            let again = model.chat(&request, &mut |_| (), &mut Control::none()).unwrap();
+            assert_eq!(answer["choices"], again["choices"], "a prefix that is reused changes nothing");
+            assert_eq!(again["usage"]["prompt_tokens_details"]["cached_tokens"], 0);
+            let usage = |key: &str| answer["usage"][key].as_u64().unwrap();
+            let cached = answer["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap();
+            // A random model may write nothing, or broken calls of tools, which no request can hold.
+            let content = answer["choices"][0]["message"]["content"].as_str().filter(|text| !text.is_empty());
+            let message = json!({"role": "assistant", "content": content.unwrap_or("Bien.")});
+            (message, usage("prompt_tokens"), cached, session.stats())
+        };
+        let first = user("Bonjour, comment allez-vous ?");
+        let (answer, prompt, cached, before) = chat(&json!([first]));
+        assert_eq!((cached, before.prompt.tokens), (0, prompt));
+        let (_, prompt2, cached2, after) = chat(&json!([first, answer, user("Et demain ?")]));
+        // The first prompt; and of the answer what its text gives again as the same tokens.
+        assert!(cached2 >= prompt && cached2 < prompt2, "{cached2} of {prompt2}, {prompt} before");
+        assert_eq!(after.prompt.tokens - before.prompt.tokens, prompt2 - cached2);
+        // The same once more: all but the last token.
+        let (_, prompt3, cached3, _) = chat(&json!([first, answer, user("Et demain ?")]));
+        assert_eq!((prompt3, cached3), (prompt2, prompt2 - 1));
+        // What does not fit is refused before the session is touched.
+        let (tokens, long) = (session.tokens().to_vec(), "mot ".repeat(600));
+        let request = json!({"messages": [user(&long)]});
+        let error = session.chat(&request, &mut |_| (), &mut Control::none()).unwrap_err();
+        assert!(matches!(error, Error::ContextFull { .. }), "{error}");
+        assert_eq!(session.tokens(), tokens);
+    }
+}
+
+/// A shift of the text changes the tokens behind it, not those before.
+#[test]
+fn a_conversation_that_changes_keeps_what_is_the_same() {
+    let folder = temp();
+    let model = chat_model(folder.path(), true);
+    let mut session = session(&model, 512);
+    let mut chat = |text: &str| {
+        let request = json!({"messages": [user("Bonjour à tous"), user(text)], "max_tokens": 3});
+        let answer = session.chat(&request, &mut |_| (), &mut Control::none()).unwrap();
+        let expected = model.chat(&request, &mut |_| (), &mut Control::none()).unwrap();
+        assert_eq!(answer["choices"], expected["choices"]);
+        answer["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap()
+    };
+    assert_eq!(chat("un deux trois"), 0);
+    let shared = chat("un deux quatre");
+    assert!(shared > 5);
+    assert!(chat("autre chose") < shared);
+}
