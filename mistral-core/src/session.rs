@@ -449,15 +449,16 @@ impl Session {
 
     /// Appends `ids` and returns the length of the timeline before.
     fn append(&mut self, ids: &[u32]) -> Result<usize> {
-        let vocab_size = self.model.vocab_size();
-        if let Some(i) = ids.iter().position(|&id| id as usize >= vocab_size) {
-            let expected = format!("a token below {vocab_size}");
-            return Err(Error::argument(format!("tokens[{i}]"), ids[i], expected));
-        }
+        // The length first: where a host counts wrongly, as with a negative number, there are no such tokens to look at.
         let before = self.tokens.len();
         let needed = before.saturating_add(ids.len());
         if needed > self.cache.capacity {
             return Err(Error::ContextFull { needed, capacity: self.cache.capacity });
+        }
+        let vocab_size = self.model.vocab_size();
+        if let Some(i) = ids.iter().position(|&id| id as usize >= vocab_size) {
+            let expected = format!("a token below {vocab_size}");
+            return Err(Error::argument(format!("tokens[{i}]"), ids[i], expected));
         }
         reserve(&mut self.tokens, ids.len())?;
         self.tokens.extend_from_slice(ids);
