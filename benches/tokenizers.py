@@ -8,8 +8,9 @@
 The files are those of the package mistral-common, fetched as the tests do. The documents are made of the texts of
 tests/fixtures/tokenizer (22 languages and scripts, code, signs) and of this repository's own sources. Each round encodes a
 document in one library and then in the other, so that a machine whose speed drifts slows both; every figure is the median
-of the rounds. Tokens are compared: a difference ends the run. Opening is measured in processes of its own; the memory is what
-the resident set grows by, at its peak and after it. The last line is the same as JSON.
+of the rounds, in seconds of the processor: each library uses one thread. Tokens are compared: a difference ends the run.
+Opening is measured in processes of its own, by the clock; the memory is what the resident set grows by, at its peak and after
+it (Linux). The last line is the same as JSON.
 """
 
 import argparse
@@ -68,10 +69,10 @@ def sentencepiece_encode(path):
     return processor.EncodeAsIds, 0, f"sentencepiece {sentencepiece.__version__}"
 
 
-def seconds(call, *arguments):
-    start = time.perf_counter()
+def seconds(clock, call, *arguments):
+    start = clock()
     result = call(*arguments)
-    return time.perf_counter() - start, result
+    return clock() - start, result
 
 
 def encoding(file, other, size, repeat):
@@ -82,7 +83,7 @@ def encoding(file, other, size, repeat):
     rows = []
     for name, text in documents(size).items():
         assert ours.encode(text) == [token + shift for token in theirs(text)], f"{file}: other tokens for {name}"
-        times = [(seconds(ours.encode, text)[0], seconds(theirs, text)[0]) for _ in range(repeat)]
+        times = [[seconds(time.process_time, call, text)[0] for call in (ours.encode, theirs)] for _ in range(repeat)]
         mine, other_time = (statistics.median(column) for column in zip(*times))
         megabytes = len(text.encode()) / 1e6
         rows.append(
@@ -111,7 +112,7 @@ def open_once(file):
 
     mistral.Model(FILES / SENTENCEPIECE, weights=False).close()
     before = resident()
-    took, model = seconds(lambda: mistral.Model(FILES / file, weights=False))
+    took, model = seconds(time.perf_counter, lambda: mistral.Model(FILES / file, weights=False))
     after = resident()
     status = Path("/proc/self/status").read_text()
     peak = int(status.split("VmHWM:")[1].split()[0]) * 1024

@@ -141,7 +141,7 @@ typedef struct mistral_progress {
    */
   size_t struct_size;
   /**
-   * What is being done: `"load"`, `"prefill"` or `"digest"`; others may come. NUL-terminated.
+   * What is being done: `"verify"`, `"load"`, `"prefill"`, `"digest"`, `"audit"`; others may come. NUL-terminated.
    */
   const char *phase;
   /**
@@ -511,8 +511,20 @@ mistral_status mistral_cancel_free(struct mistral_cancel *MISTRAL_NULLABLE cance
  * `options` is a JSON object: `device` (`"cpu"` ...: see `mistral_devices`), `threads`, `quantize`
  * (`"q8_0"`, `"q4_0"`, `"q4_k"`: float weights are turned into these blocks while loading), `activation`
  * (`"int8"`, `"f32"`: how activations meet weights in blocks), `weights` (`false` opens the tokenizer alone),
- * `tokenizer_version` (`"v3"` ...: Mistral's chat format, where the files do not tell it). A relative path
- * starts at the current directory, as everywhere.
+ * `tokenizer_version` (`"v3"` ...: Mistral's chat format, where the files do not tell it), `verify` (an object,
+ * the options of `mistral_verify`: the model is opened only if its files are what a manifest or a signature
+ * vouches for, and from the very bytes that were verified), `audit` (see below). A relative path starts at the
+ * current directory, as everywhere.
+ *
+ * `audit` is an object that makes the model, and sessions without an `audit` of their own, write down what runs:
+ * a record before and one after each call, chained by SHA-256 (see `mistral_audit_verify`). Its keys: `path` (of
+ * the log, which is continued; `PATH.lock` lies beside it), `required` (`true`: what cannot be written down does
+ * not run, `MISTRAL_E_AUDIT`), `key` (a secret of at least 16 bytes, in hexadecimal digits or Base64, for the
+ * HMAC-SHA-256 of prompts and answers; none are written without it), `text` (`true`: prompts and answers
+ * themselves, too), `rotate_bytes` (the file is then renamed to `PATH.1` ... and a new one begun), `sync_every`
+ * (records after which they are forced to the disk; by default the system decides), `checkpoint` (an object:
+ * `path`, `every` so many records, `key`), `caller_ref` (what the host calls those for whom it runs; at most 256
+ * bytes). Models and sessions of a process that name the same log share it.
  *
  * Bounds, each refused with `MISTRAL_E_LIMIT` before anything is allocated for it: `max_memory` (bytes for
  * weights and caches together), `max_model_bytes` (of the files with weights), `max_sessions` (at a time, with
@@ -529,8 +541,9 @@ mistral_status mistral_cancel_free(struct mistral_cancel *MISTRAL_NULLABLE cance
  * NULL allowed: `options` if `options_len` is 0, `cancel`, `progress`, `user_data`.
  * Threads: any.
  * Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT`, `MISTRAL_E_UTF8`, `MISTRAL_E_HANDLE`,
- * `MISTRAL_E_NO_MEMORY`, `MISTRAL_E_LIMIT`, `MISTRAL_E_IO`, `MISTRAL_E_FORMAT`, `MISTRAL_E_UNSUPPORTED`,
- * `MISTRAL_E_CANCELLED`, `MISTRAL_E_DEVICE`, `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
+ * `MISTRAL_E_NO_MEMORY`, `MISTRAL_E_LIMIT`, `MISTRAL_E_IO`, `MISTRAL_E_FORMAT`, `MISTRAL_E_INTEGRITY`,
+ * `MISTRAL_E_SIGNATURE`, `MISTRAL_E_UNSUPPORTED`, `MISTRAL_E_CANCELLED`, `MISTRAL_E_DEVICE`,
+ * `MISTRAL_E_AUDIT`, `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
  */
 MISTRAL_API
 mistral_status mistral_model_open(const char *MISTRAL_NONNULL path,
@@ -670,14 +683,14 @@ mistral_status mistral_fim_encode(const struct mistral_model *MISTRAL_NONNULL mo
  * `options` is a JSON object: `context` (positions; 4096, or fewer if the model was made for fewer, if not
  * given), `cache_type` (`"f16"`, the default, or `"f32"`), and the bounds `max_prompt_tokens`,
  * `max_output_tokens` and `max_time_ms` of each call on the session, as for `mistral_model_open`: the tighter
- * of both holds.
+ * of both holds; `audit` (as for `mistral_model_open`: a log of its own instead of the model's).
  *
  * Ownership: the caller frees `*out` with `mistral_session_free`; the session keeps the model alive.
  * Encoding: `options` is UTF-8.
  * NULL allowed: `options` if `options_len` is 0.
  * Threads: any, several at once.
  * Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT`, `MISTRAL_E_UTF8`, `MISTRAL_E_HANDLE`,
- * `MISTRAL_E_NO_MEMORY`, `MISTRAL_E_LIMIT`, `MISTRAL_E_UNSUPPORTED`, `MISTRAL_E_DEVICE`, `MISTRAL_E_FORKED`,
+ * `MISTRAL_E_NO_MEMORY`, `MISTRAL_E_LIMIT`, `MISTRAL_E_UNSUPPORTED`, `MISTRAL_E_DEVICE`, `MISTRAL_E_AUDIT`, `MISTRAL_E_FORKED`,
  * `MISTRAL_E_INTERNAL`.
  */
 MISTRAL_API
@@ -789,7 +802,7 @@ mistral_status mistral_session_save(const struct mistral_session *MISTRAL_NONNUL
  *
  * `options` is a JSON object: `key` (the one that it was saved with; none where it was saved with none),
  * `context` (as many positions as it had if not given), `cache_type` (refused where the saved one is another), and
- * the bounds of a session, as for `mistral_session_new`.
+ * the bounds of a session and `audit`, as for `mistral_session_new`.
  *
  * Nothing is believed or allocated before the bytes are known to be whole and this model's. The first call on a
  * model reads all its files, as `mistral_session_save` says.
@@ -802,7 +815,7 @@ mistral_status mistral_session_save(const struct mistral_session *MISTRAL_NONNUL
  * Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT`, `MISTRAL_E_UTF8`, `MISTRAL_E_HANDLE`,
  * `MISTRAL_E_NO_MEMORY`, `MISTRAL_E_LIMIT`, `MISTRAL_E_FORMAT` (no saved session), `MISTRAL_E_INTEGRITY` (damaged, of
  * another key or of another model), `MISTRAL_E_UNSUPPORTED` (of another version, or type of cache),
- * `MISTRAL_E_CONTEXT_FULL` (`context` is too small), `MISTRAL_E_CANCELLED`, `MISTRAL_E_DEVICE`,
+ * `MISTRAL_E_CONTEXT_FULL` (`context` is too small), `MISTRAL_E_CANCELLED`, `MISTRAL_E_DEVICE`, `MISTRAL_E_AUDIT`,
  * `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
  */
 MISTRAL_API
@@ -828,7 +841,7 @@ mistral_status mistral_session_load(const struct mistral_model *MISTRAL_NONNULL 
  * Threads: one at a time for each session.
  * Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT` (no token, or one outside the vocabulary),
  * `MISTRAL_E_HANDLE`, `MISTRAL_E_BUSY`, `MISTRAL_E_LIMIT`, `MISTRAL_E_FORMAT` (the weights are damaged),
- * `MISTRAL_E_CONTEXT_FULL`, `MISTRAL_E_CANCELLED`, `MISTRAL_E_DEVICE`, `MISTRAL_E_FORKED`,
+ * `MISTRAL_E_CONTEXT_FULL`, `MISTRAL_E_CANCELLED`, `MISTRAL_E_DEVICE`, `MISTRAL_E_AUDIT`, `MISTRAL_E_FORKED`,
  * `MISTRAL_E_INTERNAL`.
  */
 MISTRAL_API
@@ -850,7 +863,7 @@ mistral_status mistral_prefill(struct mistral_session *MISTRAL_NONNULL session,
  * Threads: several at once, but not while another call changes the session; one that has to evaluate changes it.
  * Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT` (there is no token), `MISTRAL_E_HANDLE`,
  * `MISTRAL_E_BUSY`, `MISTRAL_E_LIMIT`, `MISTRAL_E_FORMAT` (the weights are damaged), `MISTRAL_E_CONTEXT_FULL`
- * (no position is left for the last token), `MISTRAL_E_BUFFER_TOO_SMALL`, `MISTRAL_E_DEVICE`,
+ * (no position is left for the last token), `MISTRAL_E_BUFFER_TOO_SMALL`, `MISTRAL_E_DEVICE`, `MISTRAL_E_AUDIT`,
  * `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
  */
 MISTRAL_API
@@ -879,7 +892,7 @@ mistral_status mistral_logits(const struct mistral_session *MISTRAL_NONNULL sess
  * Threads: one at a time for each session.
  * Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT` (the options, or a session without a token),
  * `MISTRAL_E_UTF8`, `MISTRAL_E_HANDLE`, `MISTRAL_E_BUSY`, `MISTRAL_E_LIMIT`, `MISTRAL_E_FORMAT` (the weights are
- * damaged), `MISTRAL_E_CONTEXT_FULL`, `MISTRAL_E_CANCELLED`, `MISTRAL_E_DEVICE`, `MISTRAL_E_FORKED`,
+ * damaged), `MISTRAL_E_CONTEXT_FULL`, `MISTRAL_E_CANCELLED`, `MISTRAL_E_DEVICE`, `MISTRAL_E_AUDIT`, `MISTRAL_E_FORKED`,
  * `MISTRAL_E_INTERNAL`.
  */
 MISTRAL_API
@@ -897,7 +910,8 @@ mistral_status mistral_sample(struct mistral_session *MISTRAL_NONNULL session,
  * `top_k`, `top_p`, `min_p`, `repetition_penalty`, `presence_penalty`, `frequency_penalty`,
  * `penalty_window`, `logit_bias` (`{"token": number}`), `seed`, `stop` (a text or a list of texts),
  * `stop_tokens`, `ignore_eos`, `logprobs` (how many alternatives to report; `true` is 0), `show_special`
- * (the names of control tokens are part of the text); and at most one of `json_object` (`true`: the answer is a
+ * (the names of control tokens are part of the text), `caller_ref` (what the audit log says for whom it runs; at
+ * most 256 bytes); and at most one of `json_object` (`true`: the answer is a
  * JSON object), `json_schema` (a JSON Schema that the answer is valid under), `regex` (a regular expression that
  * matches the whole answer) and `grammar` (a context-free grammar in Lark's syntax). The answer ends once nothing
  * can follow under it; one that ends by `max_tokens`, a stop text or a full context is the beginning of an answer
@@ -914,7 +928,7 @@ mistral_status mistral_sample(struct mistral_session *MISTRAL_NONNULL session,
  * Threads: one at a time for each session.
  * Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT`, `MISTRAL_E_UTF8`, `MISTRAL_E_HANDLE`,
  * `MISTRAL_E_BUSY`, `MISTRAL_E_LIMIT`, `MISTRAL_E_UNSUPPORTED`, `MISTRAL_E_CONTEXT_FULL`, `MISTRAL_E_CANCELLED`,
- * `MISTRAL_E_DEVICE`, `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
+ * `MISTRAL_E_DEVICE`, `MISTRAL_E_AUDIT`, `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
  */
 MISTRAL_API
 mistral_status mistral_generate(struct mistral_session *MISTRAL_NONNULL session,
@@ -941,7 +955,7 @@ mistral_status mistral_generate(struct mistral_session *MISTRAL_NONNULL session,
  * Threads: one at a time for each session.
  * Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT`, `MISTRAL_E_UTF8`, `MISTRAL_E_HANDLE`,
  * `MISTRAL_E_BUSY`, `MISTRAL_E_LIMIT`, `MISTRAL_E_UNSUPPORTED`, `MISTRAL_E_CONTEXT_FULL`, `MISTRAL_E_CANCELLED`,
- * `MISTRAL_E_DEVICE`, `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
+ * `MISTRAL_E_DEVICE`, `MISTRAL_E_AUDIT`, `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
  */
 MISTRAL_API
 mistral_status mistral_generation_new(struct mistral_session *MISTRAL_NONNULL session,
@@ -962,7 +976,7 @@ mistral_status mistral_generation_new(struct mistral_session *MISTRAL_NONNULL se
  * Threads: one at a time for each generation.
  * Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT` (the generation has ended, or its constraint
  * lets no token follow), `MISTRAL_E_HANDLE`, `MISTRAL_E_BUSY`, `MISTRAL_E_LIMIT` (`max_time_ms` of one call, or
- * the work of a constraint), `MISTRAL_E_CANCELLED`, `MISTRAL_E_DEVICE`, `MISTRAL_E_FORKED`,
+ * the work of a constraint), `MISTRAL_E_CANCELLED`, `MISTRAL_E_DEVICE`, `MISTRAL_E_AUDIT`, `MISTRAL_E_FORKED`,
  * `MISTRAL_E_INTERNAL`.
  */
 MISTRAL_API
@@ -992,7 +1006,7 @@ mistral_status mistral_generation_free(struct mistral_generation *MISTRAL_NULLAB
  * Threads: any, several at once.
  * Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT`, `MISTRAL_E_UTF8`, `MISTRAL_E_HANDLE`,
  * `MISTRAL_E_NO_MEMORY`, `MISTRAL_E_LIMIT`, `MISTRAL_E_UNSUPPORTED`, `MISTRAL_E_CONTEXT_FULL`,
- * `MISTRAL_E_CANCELLED`, `MISTRAL_E_DEVICE`, `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
+ * `MISTRAL_E_CANCELLED`, `MISTRAL_E_DEVICE`, `MISTRAL_E_AUDIT`, `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
  */
 MISTRAL_API
 mistral_status mistral_chat(const struct mistral_model *MISTRAL_NONNULL model,
@@ -1019,7 +1033,7 @@ mistral_status mistral_chat(const struct mistral_model *MISTRAL_NONNULL model,
  * Threads: one at a time for each session.
  * Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT`, `MISTRAL_E_UTF8`, `MISTRAL_E_HANDLE`,
  * `MISTRAL_E_BUSY`, `MISTRAL_E_NO_MEMORY`, `MISTRAL_E_LIMIT`, `MISTRAL_E_FORMAT` (the weights are damaged),
- * `MISTRAL_E_UNSUPPORTED`, `MISTRAL_E_CONTEXT_FULL`, `MISTRAL_E_CANCELLED`, `MISTRAL_E_DEVICE`,
+ * `MISTRAL_E_UNSUPPORTED`, `MISTRAL_E_CONTEXT_FULL`, `MISTRAL_E_CANCELLED`, `MISTRAL_E_DEVICE`, `MISTRAL_E_AUDIT`,
  * `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
  */
 MISTRAL_API
@@ -1125,7 +1139,7 @@ mistral_status mistral_chat_parse(const struct mistral_model *MISTRAL_NONNULL mo
  * Threads: any, several at once.
  * Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT` (the options, no token, or one outside the
  * vocabulary), `MISTRAL_E_UTF8`, `MISTRAL_E_HANDLE`, `MISTRAL_E_LIMIT`, `MISTRAL_E_FORMAT` (the weights are damaged),
- * `MISTRAL_E_UNSUPPORTED` (no weights), `MISTRAL_E_CANCELLED`, `MISTRAL_E_BUFFER_TOO_SMALL`, `MISTRAL_E_DEVICE`,
+ * `MISTRAL_E_UNSUPPORTED` (no weights), `MISTRAL_E_CANCELLED`, `MISTRAL_E_BUFFER_TOO_SMALL`, `MISTRAL_E_DEVICE`, `MISTRAL_E_AUDIT`,
  * `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
  */
 MISTRAL_API
@@ -1138,6 +1152,72 @@ mistral_status mistral_embed(const struct mistral_model *MISTRAL_NONNULL model,
                              float *MISTRAL_NULLABLE embedding,
                              size_t capacity,
                              size_t *MISTRAL_NONNULL count);
+
+/**
+ * Verifies the files of the model at `path`, a folder or a file, against a manifest of their SHA-256 or a
+ * signature of OpenSSF Model Signing, offline; `*out` then says what was verified. The same object as the
+ * option `verify` of `mistral_model_open` makes it a condition of opening.
+ *
+ * `options` is a JSON object: `manifest` (a path; `{"files": [{"name", "sha256", "bytes"}]}`, or what
+ * `sha256sum` writes), `signature` (a path; a Sigstore bundle, version 0.3, made with a bare key), `keys` (a
+ * list of public keys as PEM, ECDSA on P-256, P-384 or P-521, one of which must have made the signature),
+ * `ignore` (names of files and folders that may lie in the folder although nothing vouches for them). Manifest
+ * or signature must be given; what a signature says itself to ignore is not ignored.
+ *
+ * Every file is read once; `progress` is called on the calling thread, with the phase `"verify"`.
+ *
+ * Ownership: the caller frees `*out` with `mistral_buf_free`.
+ * Encoding: `path` and `options` are UTF-8, the report is UTF-8 JSON.
+ * NULL allowed: `cancel`, `progress`, `user_data`.
+ * Threads: any.
+ * Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT`, `MISTRAL_E_UTF8`, `MISTRAL_E_HANDLE`,
+ * `MISTRAL_E_NO_MEMORY`, `MISTRAL_E_LIMIT`, `MISTRAL_E_IO`, `MISTRAL_E_FORMAT` (no manifest or bundle, or
+ * names in it that lead out of the folder), `MISTRAL_E_INTEGRITY` (a file is missing, unexpected, a link or
+ * another), `MISTRAL_E_SIGNATURE` (of another key, or of something else), `MISTRAL_E_UNSUPPORTED`,
+ * `MISTRAL_E_CANCELLED`, `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
+ */
+MISTRAL_API
+mistral_status mistral_verify(const char *MISTRAL_NONNULL path,
+                              size_t path_len,
+                              const char *MISTRAL_NONNULL options,
+                              size_t options_len,
+                              const struct mistral_cancel *MISTRAL_NULLABLE cancel,
+                              mistral_progress_fn progress,
+                              void *MISTRAL_NULLABLE user_data,
+                              struct mistral_buf **MISTRAL_NONNULL out);
+
+/**
+ * Verifies the audit log at `path`, with the files that were rotated away from it; `*out` then says how many
+ * records it has and what the last one is. A log is written by models and sessions with the option `audit`.
+ *
+ * Each record has the hash of the one before it, so a record that was changed, removed or moved is found. That
+ * records were cut off at the end, or the chain computed anew, is found against a checkpoint: `checkpoint` of
+ * an earlier report, of `mistral_model_info`, or of the file that the option `audit` names.
+ *
+ * `options` is a JSON object: `checkpoints` (a list of objects `{"seq", "hash", "mac"}`; one may be the record
+ * before the oldest that was kept), `checkpoint_key` (hexadecimal digits: the key that must have signed them),
+ * `allow_incomplete` (`true`: the log may end in the beginning of a record, as a crash leaves it).
+ *
+ * `progress` is called on the calling thread, with the phase `"audit"`.
+ *
+ * Ownership: the caller frees `*out` with `mistral_buf_free`.
+ * Encoding: `path` and `options` are UTF-8, the report is UTF-8 JSON.
+ * NULL allowed: `options` if `options_len` is 0, `cancel`, `progress`, `user_data`.
+ * Threads: any.
+ * Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT`, `MISTRAL_E_UTF8`, `MISTRAL_E_HANDLE`,
+ * `MISTRAL_E_NO_MEMORY`, `MISTRAL_E_LIMIT`, `MISTRAL_E_IO`, `MISTRAL_E_INTEGRITY` (the log is damaged),
+ * `MISTRAL_E_SIGNATURE` (a checkpoint that the key has not signed), `MISTRAL_E_CANCELLED`,
+ * `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
+ */
+MISTRAL_API
+mistral_status mistral_audit_verify(const char *MISTRAL_NONNULL path,
+                                    size_t path_len,
+                                    const char *MISTRAL_NULLABLE options,
+                                    size_t options_len,
+                                    const struct mistral_cancel *MISTRAL_NULLABLE cancel,
+                                    mistral_progress_fn progress,
+                                    void *MISTRAL_NULLABLE user_data,
+                                    struct mistral_buf **MISTRAL_NONNULL out);
 
 #ifdef __cplusplus
 }  // extern "C"

@@ -718,6 +718,30 @@ class Model {
   detail::Owned<mistral_model, mistral_model_free> handle_;
 };
 
+/* Verifies the files of a model against a manifest or a signature; the report, as JSON. */
+template <class F = const detail::Silent>
+Returned<Buffer> verify(View path, View options, const Cancel *cancel = nullptr, F &&on_progress = F()) {
+  detail::CallbackOf<F> callback(on_progress);
+  mistral_buf *out = nullptr;
+  const mistral_status status =
+      mistral_verify(path.data(), path.size(), options.data(), options.size(), Cancel::get(cancel), callback.progress(),
+                     &callback, &out);
+  Buffer report(out);
+  return detail::give(callback.finish(status), std::move(report));
+}
+
+/* Verifies an audit log; the report, as JSON. */
+template <class F = const detail::Silent>
+Returned<Buffer> audit_verify(View path, View options = View(), const Cancel *cancel = nullptr, F &&on_progress = F()) {
+  detail::CallbackOf<F> callback(on_progress);
+  mistral_buf *out = nullptr;
+  const mistral_status status =
+      mistral_audit_verify(path.data(), path.size(), options.data(), options.size(), Cancel::get(cancel), callback.progress(),
+                           &callback, &out);
+  Buffer report(out);
+  return detail::give(callback.finish(status), std::move(report));
+}
+
 }  // namespace MISTRAL_VARIANT
 }  // namespace mistral
 

@@ -6,13 +6,15 @@ use std::path::{Path, PathBuf};
 
 /// Each module of `mistral-core` and the modules that it may import, lowest first. `*`: all of them. A new module
 /// gets a line here.
-const MAY_IMPORT: [(&str, &[&str]); 26] = [
+const MAY_IMPORT: [(&str, &[&str]); 28] = [
     ("error", &[]),
     ("control", &["error"]),
     ("limits", &["error"]),
     ("config", &["error"]),
     ("quant", &["error", "config"]),
     ("weights", &["error", "control", "config", "quant"]),
+    ("provenance", &["error", "control", "weights"]),
+    ("audit", &["error", "control", "provenance"]),
     ("device", &["error"]),
     ("kernels", &["error", "control", "config", "quant", "weights", "device"]),
     ("cache", &["error", "config", "kernels", "device"]),

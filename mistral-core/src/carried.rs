@@ -3,15 +3,17 @@
 use std::path::Path;
 
 use crate::error::{Error, Result};
-use crate::tokenizer::{GgufVocab, Tokenizer};
-use crate::weights::{self, Carried, GgufMetadata, TokenizerSource};
+use crate::tokenizer::{GgufVocab, MAX_FILE, Tokenizer};
+use crate::weights::{self, Carried, Files, GgufMetadata, TokenizerSource};
 
 /// Opens the tokenizer that `source` names.
-pub fn open_tokenizer(source: &TokenizerSource) -> Result<Tokenizer> {
+pub fn open_tokenizer(source: &TokenizerSource, files: &Files) -> Result<Tokenizer> {
+    let read = |path: &Path| files.read(path, MAX_FILE, "tokenizer file");
     match source {
-        TokenizerSource::Tekken(path) | TokenizerSource::SentencePiece(path) => Tokenizer::open(path),
+        TokenizerSource::Tekken(path) | TokenizerSource::SentencePiece(path) => {
+            Tokenizer::from_file(&read(path)?, &path.display().to_string(), || Ok(None))
+        }
         TokenizerSource::HuggingFace { tokenizer_json, tokenizer_config } => {
-            let read = |path: &Path| std::fs::read(path).map_err(|e| Error::io(path, e));
             let config = tokenizer_config.as_deref().map(read).transpose()?;
             let file = tokenizer_json.display().to_string();
             Tokenizer::from_hf(&read(tokenizer_json)?, config.as_deref(), &file)
@@ -33,29 +35,34 @@ pub struct Alone {
 ///
 /// # Errors
 /// As [`Tokenizer::open`], and those of a GGUF file.
-pub fn tokenizer_alone(path: &Path) -> Result<Alone> {
-    let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new("")) };
-    let file = match path.is_dir() {
-        true => Tokenizer::find(path)?,
-        false => Some(path.to_owned()).filter(|_| !matches!(weights::is_gguf(path), Ok(true))),
+pub fn tokenizer_alone(path: &Path, files: &Files) -> Result<Alone> {
+    let is_folder = matches!(files.is_folder(path), Ok(true));
+    let folder = if is_folder { path } else { path.parent().unwrap_or(Path::new("")) };
+    let file = match is_folder {
+        true => Tokenizer::choose(&files.names(path)?).map(|name| path.join(name)),
+        false => Some(path.to_owned()).filter(|_| !matches!(weights::is_gguf(path, files), Ok(true))),
     };
     let Some(file) = file else {
-        let carried =
-            if path.is_dir() { weights::carried_by_folder(path)? } else { weights::carried_by_gguf(path)? };
+        let carried = match is_folder {
+            true => weights::carried_by_folder(path, files)?,
+            false => weights::carried_by_gguf(path, files)?,
+        };
         let Some(source) = &carried.tokenizer else {
             let expected =
                 "tekken.json, tokenizer.model[.v*], tokenizer.json, or a GGUF file with a vocabulary";
             return Err(Error::format(path.display(), "tokenizer", "none", expected));
         };
-        return Ok(Alone::new(open_tokenizer(source)?, carried));
+        return Ok(Alone::new(open_tokenizer(source, files)?, carried));
     };
-    let tokenizer = Tokenizer::open(file)?;
+    let read = |path: &Path| files.read(path, MAX_FILE, "tokenizer file");
+    let config = || files.beside(folder, "tokenizer_config.json").as_deref().map(read).transpose();
+    let tokenizer = Tokenizer::from_file(&read(&file)?, &file.display().to_string(), config)?;
     // The small files beside it speak of the models that bring a template.
     if tokenizer.version().is_some() {
         let eos_token_ids = tokenizer.eos().into_iter().collect();
         return Ok(Alone { tokenizer, chat_template: None, eos_token_ids });
     }
-    Ok(Alone::new(tokenizer, weights::carried_by_folder(folder)?))
+    Ok(Alone::new(tokenizer, weights::carried_by_folder(folder, files)?))
 }
 
 impl Alone {

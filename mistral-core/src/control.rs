@@ -61,7 +61,7 @@ impl CancelToken {
 /// How far a long call has come.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Progress {
-    /// What is being done: `"load"`, `"prefill"`, `"digest"`.
+    /// What is being done: `"verify"`, `"load"`, `"prefill"`, `"digest"`, `"audit"`.
     pub phase: &'static str,
     /// Units done: tokens while prefilling, otherwise bytes.
     pub done: u64,

@@ -8,6 +8,7 @@ use burn::tensor::Device;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use crate::audit::{Attached, AuditLog, AuditOptions, Subject};
 use crate::carried::{self, Alone, open_tokenizer};
 use crate::completion::ChatStyle;
 use crate::config::ModelConfig;
@@ -20,12 +21,13 @@ use crate::kernels::cpu::packed::arm_name;
 use crate::kernels::cpu::pool::Pool;
 use crate::limits::Limits;
 use crate::loader::{self, LoadOptions};
+use crate::provenance::{Report, Verified, VerifyOptions, hex};
 use crate::quant::Format;
 use crate::sampler::GENERATOR;
 use crate::session::{Session, SessionOptions};
 use crate::tokenizer::{Tokenizer, TokenizerVersion};
 use crate::transformer::Transformer;
-use crate::weights::{self, Checkpoint};
+use crate::weights::{self, Checkpoint, Files};
 
 /// The most threads that a host may choose.
 pub const MAX_THREADS: usize = 512;
@@ -53,6 +55,10 @@ pub struct ModelOptions {
     pub weights: bool,
     /// Mistral's chat format, where the files do not tell it.
     pub tokenizer_version: Option<TokenizerVersion>,
+    /// Open the model only if its files are those that a manifest or a signature vouches for; and then read it from what was verified.
+    pub verify: Option<VerifyOptions>,
+    /// Write down what runs, on the model and on sessions that have no log of their own.
+    pub audit: Option<AuditOptions>,
 }
 
 impl Default for ModelOptions {
@@ -68,6 +74,8 @@ impl Default for ModelOptions {
             limits: Limits::default(),
             weights: true,
             tokenizer_version: None,
+            verify: None,
+            audit: None,
         }
     }
 }
@@ -120,6 +128,8 @@ pub struct Model {
     /// For constrained output; made when it is first asked for.
     token_table: Mutex<Option<Arc<TokenTable>>>,
     memory: Arc<Memory>,
+    verified: Option<Report>,
+    audit: Option<Attached>,
 }
 
 /// What is in use against the bounds that the host set.
@@ -160,10 +170,17 @@ impl Model {
         // Nothing runs on the threads of a tokenizer.
         let threads = if options.weights { options.threads } else { options.threads.or(Some(1)) };
         let pool = Arc::new(new_pool(threads)?);
+        let verified =
+            options.verify.as_ref().map(|verify| Verified::read(path, verify, control)).transpose()?;
         if !options.weights {
-            return Self::open_tokenizer(path, options, device, pool);
+            if options.audit.is_some() {
+                return Err(Error::argument("audit", "a model without weights", "one that runs"));
+            }
+            return Self::open_tokenizer(path, options, verified.as_ref(), device, pool);
         }
-        let checkpoint = weights::open(path, control)?;
+        let disk = Files::on_disk();
+        let files = verified.as_ref().map_or(&disk, |verified| &verified.files);
+        let checkpoint = weights::open_from(files, path, control)?;
         let memory = Arc::new(Memory::new(options));
         memory.take_weights(&checkpoint, options)?;
         let load = LoadOptions {
@@ -174,7 +191,7 @@ impl Model {
         let cancel = control.cancel_token();
         let transformer = pool.scope(cancel, || loader::load(&checkpoint, &load, control))?;
         let tokenizer =
-            checkpoint.tokenizer().map(|source| open_tokenizer(&source)).transpose()?.map(Arc::new);
+            checkpoint.tokenizer().map(|source| open_tokenizer(&source, files)).transpose()?.map(Arc::new);
         let chat_style = tokenizer
             .as_deref()
             .map(|t| ChatStyle::choose(t, checkpoint.chat_template().as_deref(), options.tokenizer_version))
@@ -183,28 +200,45 @@ impl Model {
         let eos = tokenizer.as_ref().and_then(|t| t.eos());
         eos_token_ids.extend(eos.filter(|eos| !eos_token_ids.contains(eos)));
         let config = checkpoint.config.clone();
-        Ok(Arc::new(Self {
+        // Now that everything was read, and before any of it is used.
+        verified.as_ref().map(Verified::check_unchanged).transpose()?;
+        let digests =
+            verified.as_ref().and_then(|verified| verified.digests(checkpoint.files())).map(OnceLock::from);
+        let digests = digests.unwrap_or_default();
+        let mut model = Self {
             path: path.to_owned(),
             options: options.clone(),
             device,
             pool,
-            weights: Some(Weights { config, transformer, checkpoint, digests: OnceLock::new() }),
+            weights: Some(Weights { config, transformer, checkpoint, digests }),
             tokenizer,
             chat_style,
             eos_token_ids,
             token_table: Mutex::new(None),
             memory,
-        }))
+            verified: verified.map(|verified| verified.report),
+            audit: None,
+        };
+        if let Some(audit) = &options.audit {
+            let attached = Attached::new(audit, model.subject(control)?)?;
+            attached.opened(model.verified.as_ref().map(Report::summary))?;
+            model.audit = Some(attached);
+        }
+        Ok(Arc::new(model))
     }
 
     /// A tokenizer file, or the one of a folder or GGUF file, without weights: for counting and preparing tokens.
     fn open_tokenizer(
         path: &Path,
         options: &ModelOptions,
+        verified: Option<&Verified>,
         device: Device,
         pool: Arc<Pool>,
     ) -> Result<Arc<Self>> {
-        let Alone { tokenizer, chat_template, eos_token_ids } = carried::tokenizer_alone(path)?;
+        let disk = Files::on_disk();
+        let files = verified.map_or(&disk, |verified| &verified.files);
+        let Alone { tokenizer, chat_template, eos_token_ids } = carried::tokenizer_alone(path, files)?;
+        verified.map(Verified::check_unchanged).transpose()?;
         let chat_style = ChatStyle::choose(&tokenizer, chat_template.as_deref(), options.tokenizer_version)?;
         Ok(Arc::new(Self {
             path: path.to_owned(),
@@ -217,6 +251,8 @@ impl Model {
             chat_style: Some(chat_style),
             token_table: Mutex::new(None),
             memory: Arc::new(Memory::new(options)),
+            verified: verified.map(|verified| verified.report.clone()),
+            audit: None,
         }))
     }
 
@@ -242,6 +278,8 @@ impl Model {
             "generator": GENERATOR,
             "tokenizer": tokenizer,
             "weights": self.weights.as_ref().map(Weights::info),
+            "verified": self.verified.as_ref().map(Report::to_json),
+            "audit": self.audit.as_ref().map(|audit| audit.log().info()),
         })
     }
 
@@ -289,6 +327,31 @@ impl Model {
     pub(crate) fn chat_style(&self) -> Result<&ChatStyle> {
         self.tokenizer()?;
         self.chat_style.as_ref().ok_or_else(|| Error::Internal("a tokenizer without a chat style".to_owned()))
+    }
+
+    /// What was verified when the model was opened, if the options asked for it.
+    pub fn verified(&self) -> Option<&Report> {
+        self.verified.as_ref()
+    }
+
+    /// The log to which the model is written, if the options asked for one.
+    pub fn audit(&self) -> Option<&Arc<AuditLog>> {
+        self.audit.as_ref().map(Attached::log)
+    }
+
+    pub(crate) fn attached(&self) -> Option<&Attached> {
+        self.audit.as_ref()
+    }
+
+    /// What records say of the model.
+    pub(crate) fn subject(&self, control: &mut Control<'_>) -> Result<Arc<Subject>> {
+        let (os, arch) = (std::env::consts::OS, std::env::consts::ARCH);
+        Ok(Arc::new(Subject {
+            model_digest: hex(&self.digest(control)?),
+            device: self.options.device.clone(),
+            build_id: format!("{}, {arch}-{os}, {}", env!("CARGO_PKG_VERSION"), arm_name()),
+            has_text: self.tokenizer.is_some(),
+        }))
     }
 
     /// Where the model was opened.
@@ -436,10 +499,6 @@ impl Memory {
             }
         }
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn check_threads(threads: Option<usize>) -> Result<()> {

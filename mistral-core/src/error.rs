@@ -101,11 +101,29 @@ pub enum Error {
         /// What happened.
         reason: String,
     },
+    /// A signature is missing, is wrong, or is one of something else.
+    #[error("signature in {file}: found {found}, expected {expected}")]
+    Signature {
+        /// The file with the signature.
+        file: String,
+        /// What stands there.
+        found: String,
+        /// What would have been right.
+        expected: String,
+    },
     /// Another call is using the same object.
     #[error("{what} is busy in another call")]
     Busy {
         /// The object.
         what: String,
+    },
+    /// The audit log could not be opened or written.
+    #[error("audit log {log}: {reason}")]
+    Audit {
+        /// The log.
+        log: String,
+        /// What happened.
+        reason: String,
     },
     /// A bug of this library; the object that was in use must be freed.
     #[error("internal error: {0}")]
@@ -113,6 +131,25 @@ pub enum Error {
 }
 
 impl Error {
+    /// The kind of the error in one word, without anything of what it is about.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Io { .. } => "io",
+            Self::Format { .. } => "format",
+            Self::Argument { .. } | Self::Chat { .. } => "argument",
+            Self::Unsupported { .. } => "unsupported",
+            Self::Limit { .. } => "limit",
+            Self::ContextFull { .. } => "context_full",
+            Self::Cancelled => "cancelled",
+            Self::Device { .. } => "device",
+            Self::Integrity { .. } => "integrity",
+            Self::Signature { .. } => "signature",
+            Self::Busy { .. } => "busy",
+            Self::Audit { .. } => "audit",
+            Self::Internal(_) => "internal",
+        }
+    }
+
     /// An [`Error::Io`] for `path`.
     pub fn io(path: impl AsRef<Path>, source: std::io::Error) -> Self {
         Self::Io { path: path.as_ref().to_owned(), source }
@@ -155,6 +192,11 @@ impl Error {
             found: found.to_string(),
             supported: supported.to_string(),
         }
+    }
+
+    /// An [`Error::Signature`].
+    pub fn signature(file: impl ToString, found: impl ToString, expected: impl ToString) -> Self {
+        Self::Signature { file: file.to_string(), found: found.to_string(), expected: expected.to_string() }
     }
 
     /// An [`Error::Limit`].

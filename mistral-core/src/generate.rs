@@ -3,6 +3,9 @@
 use std::ops::DerefMut;
 use std::sync::Arc;
 
+use serde_json::{Value, json};
+
+use crate::audit::{Call, check_caller_ref};
 use crate::constraint::{Constraint, ConstraintSpec, ConstraintState};
 use crate::control::Control;
 use crate::engine::Model;
@@ -28,6 +31,8 @@ pub struct GenerateOptions {
     pub ignore_eos: bool,
     /// Write control tokens (`[TOOL_CALLS]`) as text.
     pub show_special: bool,
+    /// What the host calls those for whom it runs, for the audit log; at most 256 bytes. `None`: what the log's options say.
+    pub caller_ref: Option<String>,
     /// What the answer must obey. Once nothing can follow under it, the answer ends ([`FinishReason::Stop`]); where
     /// another end comes first, the text is the beginning of one that obeys. With [`GenerateOptions::ignore_eos`], the
     /// model ends the answer only where nothing else may follow.
@@ -45,9 +50,26 @@ impl Default for GenerateOptions {
             stop_tokens: Vec::new(),
             ignore_eos: false,
             show_special: false,
+            caller_ref: None,
             constraint: None,
             constraint_prefix: Vec::new(),
         }
+    }
+}
+
+impl GenerateOptions {
+    /// What an audit record says of them: no text of the host, and fractions as text.
+    pub(crate) fn record(&self) -> Value {
+        let sampling = &self.sampling;
+        json!({
+            "temperature": sampling.temperature.to_string(), "top_k": sampling.top_k,
+            "top_p": sampling.top_p.to_string(), "min_p": sampling.min_p.to_string(),
+            "repetition_penalty": sampling.repetition_penalty.to_string(),
+            "presence_penalty": sampling.presence_penalty.to_string(),
+            "frequency_penalty": sampling.frequency_penalty.to_string(),
+            "logit_bias": sampling.logit_bias.len(), "stop": self.stop.len(), "stop_tokens": self.stop_tokens.len(),
+            "max_tokens": self.max_tokens.map(|n| n.to_string()), "ignore_eos": self.ignore_eos,
+        })
     }
 }
 
@@ -108,6 +130,8 @@ pub struct Generation<S> {
     state: Prepared,
     generated: usize,
     finish: Option<FinishReason>,
+    /// What the audit log has of it, until it ends.
+    call: Option<Call>,
 }
 
 impl<S: DerefMut<Target = Session>> Generation<S> {
@@ -124,9 +148,13 @@ impl<S: DerefMut<Target = Session>> Generation<S> {
         let mut state = Prepared::new(session.model(), options)?;
         let most = session.limits().output_tokens(options.max_tokens)?;
         state.max_tokens = most.unwrap_or(usize::MAX);
-        session.prefill(ids, control)?;
-        state.sampler.accept_prompt(session.tokens())?;
-        Ok(Self { session, state, generated: 0, finish: None })
+        let mut call = session.begin("generate", ids, Some(options))?;
+        let begun = session.extend(ids, control).and_then(|()| state.sampler.accept_prompt(session.tokens()));
+        if let Some(call) = call.take_if(|_| begun.is_err()) {
+            call.end(&begun, None)?;
+        }
+        begun?;
+        Ok(Self { session, state, generated: 0, finish: None, call })
     }
 
     /// The next event, or `None` after the last.
@@ -139,12 +167,30 @@ impl<S: DerefMut<Target = Session>> Generation<S> {
             return None;
         }
         let event = self.step(control);
+        let event = self.record(event);
         match &event {
             Ok(event) => self.finish = event.finish_reason,
             // Whatever failed, there is nothing to go on from.
             Err(_) => self.finish = Some(FinishReason::Stop),
         }
         Some(event)
+    }
+
+    /// Writes what the audit log has of an event; where it must be written and cannot, there is no event.
+    fn record(&mut self, event: Result<Event>) -> Result<Event> {
+        let Some(mut call) = self.call.take() else { return event };
+        let reason = match &event {
+            Err(_) => None,
+            Ok(event) => {
+                call.token(event.token, event.text.as_bytes());
+                event.finish_reason.map(FinishReason::as_str)
+            }
+        };
+        if event.is_ok() && reason.is_none() {
+            self.call = Some(call);
+            return event;
+        }
+        call.end(&event, reason).and(event)
     }
 
     /// What holds the session.
@@ -191,6 +237,7 @@ impl Prepared {
             let expected = format!("a token below {vocab_size}");
             return Err(Error::argument(format!("stop_tokens[{i}]"), options.stop_tokens[i], expected));
         }
+        check_caller_ref(options.caller_ref.as_deref())?;
         if options.max_tokens == Some(0) {
             return Err(Error::argument("max_tokens", 0, "at least 1"));
         }

@@ -3,6 +3,7 @@
 //!
 //! Data flows one way: bytes on disk → [`weights`] → [`transformer`] on a device → logits → a sampled token → text.
 
+pub mod audit;
 pub mod cache;
 #[cfg(test)]
 mod cancel_tests;
@@ -22,6 +23,7 @@ pub mod kernels;
 pub mod limits;
 mod loader;
 pub mod nn;
+pub mod provenance;
 pub mod quant;
 pub mod sampler;
 pub mod session;

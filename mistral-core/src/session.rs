@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use burn::tensor::Tensor;
 
+use crate::audit::{About, Attached, AuditOptions, Call};
 use crate::cache::KvCache;
 use crate::config::ModelConfig;
 use crate::control::{Control, Progress};
@@ -62,6 +63,7 @@ pub struct Session {
     logits: Vec<f32>,
     cache_type: CacheType,
     limits: Limits,
+    audit: Option<Attached>,
     /// Of [`Session::sample`], between its calls.
     steps: Option<Box<Steps>>,
     prompt: Work,
@@ -142,6 +144,7 @@ impl Session {
         let cache = KvCache::new(config, context, PREFILL_CHUNK, options.cache_type, model.device())?;
         Ok(Self {
             limits: model.limits(),
+            audit: model.attached().cloned(),
             model,
             cache,
             tokens: Vec::new(),
@@ -159,6 +162,50 @@ impl Session {
     pub fn with_limits(mut self, limits: Limits) -> Self {
         self.limits = self.model.limits().and(limits);
         self
+    }
+
+    /// With a log of its own instead of the model's.
+    ///
+    /// # Errors
+    /// [`Error::Audit`] if the log cannot be opened, and [`Error::Argument`] for the options.
+    pub fn with_audit(mut self, options: &AuditOptions) -> Result<Self> {
+        self.audit = Some(Attached::new(options, self.model.subject(&mut Control::none())?)?);
+        Ok(self)
+    }
+
+    /// Writes that a call begins, if there is a log.
+    pub(crate) fn begin(
+        &self,
+        call: &str,
+        ids: &[u32],
+        options: Option<&GenerateOptions>,
+    ) -> Result<Option<Call>> {
+        let Some(audit) = &self.audit else { return Ok(None) };
+        let mut prompt = self.tokens.iter().chain(ids).copied();
+        let text = || {
+            let tokenizer = self.model.tokenizer().ok()?;
+            tokenizer.decode(&self.tokens.iter().chain(ids).copied().collect::<Vec<_>>(), false).ok()
+        };
+        let about = About {
+            options: options.map(GenerateOptions::record).unwrap_or_default(),
+            seed: options.map(|options| options.sampling.seed),
+            caller_ref: options.and_then(|options| options.caller_ref.as_deref()),
+            text: &text,
+        };
+        audit.begin(call, &mut prompt, about).map(Some)
+    }
+
+    /// Runs `body` between the records of its beginning and of its end.
+    fn recorded<R>(
+        &mut self,
+        call: &str,
+        ids: &[u32],
+        body: impl FnOnce(&mut Self) -> Result<R>,
+    ) -> Result<R> {
+        let begun = self.begin(call, ids, None)?;
+        let result = body(self);
+        let ended = begun.map_or(Ok(()), |begun| begun.end(&result, None));
+        result.and_then(|result| ended.map(|()| result))
     }
 
     /// The bounds of each call.
@@ -185,6 +232,7 @@ impl Session {
             logits: self.logits.clone(),
             cache_type: self.cache_type,
             limits: self.limits,
+            audit: self.audit.clone(),
             steps: self.steps.clone(),
             prompt: Work::default(),
             decode: Work::default(),
@@ -261,6 +309,11 @@ impl Session {
     /// [`Error::Cancelled`] leaves the tokens evaluated until then; [`Error::Format`] where the logits are no numbers, as damaged weights make
     /// them.
     pub fn prefill(&mut self, ids: &[u32], control: &mut Control<'_>) -> Result<()> {
+        self.recorded("prefill", ids, |session| session.extend(ids, control))
+    }
+
+    /// [`Session::prefill`], as a part of a call that is recorded.
+    pub(crate) fn extend(&mut self, ids: &[u32], control: &mut Control<'_>) -> Result<()> {
         self.limits.check_prompt(ids.len())?;
         let keep = self.append(ids)?;
         if self.tokens.is_empty() {
@@ -288,6 +341,10 @@ impl Session {
     /// [`Error::Argument`] for a setting out of range or an empty timeline, [`Error::ContextFull`] where the last token does not fit any
     /// more, and what [`Session::prefill`] says.
     pub fn sample(&mut self, params: &SamplingParams, control: &mut Control<'_>) -> Result<SampledToken> {
+        let audited = self.audit.is_some();
+        let options =
+            audited.then(|| GenerateOptions { sampling: params.clone(), ..GenerateOptions::default() });
+        let mut call = self.begin("sample", &[], options.as_ref())?;
         let vocab_size = self.model.vocab_size();
         let mut steps = match self.steps.take_if(|steps| steps.sampler.params() == params) {
             Some(steps) => steps,
@@ -295,11 +352,15 @@ impl Session {
         };
         let result = self.sample_with(&mut steps, control);
         self.steps = Some(steps);
-        result
+        if let (Some(call), Ok(sampled)) = (&mut call, &result) {
+            let bytes = self.model.tokenizer().ok().and_then(|t| t.token_bytes(sampled.token));
+            call.token(sampled.token, &bytes.unwrap_or_default());
+        }
+        call.map_or(Ok(()), |call| call.end(&result, None)).and(result)
     }
 
     fn sample_with(&mut self, steps: &mut Steps, control: &mut Control<'_>) -> Result<SampledToken> {
-        self.prefill(&[], control)?;
+        self.extend(&[], control)?;
         // What came from elsewhere since the last call, and at first everything.
         steps.sampler.accept_prompt(&self.tokens[steps.seen..])?;
         steps.seen = self.tokens.len();
@@ -315,6 +376,10 @@ impl Session {
     /// # Errors
     /// As [`Session::prefill`].
     pub fn score(&mut self, ids: &[u32], control: &mut Control<'_>) -> Result<Vec<f32>> {
+        self.recorded("score", ids, |session| session.score_rows(ids, control))
+    }
+
+    fn score_rows(&mut self, ids: &[u32], control: &mut Control<'_>) -> Result<Vec<f32>> {
         self.limits.check_prompt(ids.len())?;
         let before = self.append(ids)?;
         if ids.is_empty() {
@@ -328,8 +393,10 @@ impl Session {
 
     /// Appends `ids` and returns their hidden states after the last norm: `[ids.len(), dim]`.
     pub(crate) fn states(&mut self, ids: &[u32], control: &mut Control<'_>) -> Result<Vec<f32>> {
-        let before = self.append(ids)?;
-        self.evaluate(&Want::States, before, control)
+        self.recorded("embed", ids, |session| {
+            let before = session.append(ids)?;
+            session.evaluate(&Want::States, before, control)
+        })
     }
 
     /// Appends `ids` and streams what follows. `ids` may be empty where the timeline is not.
@@ -382,15 +449,16 @@ impl Session {
 
     /// Appends `ids` and returns the length of the timeline before.
     fn append(&mut self, ids: &[u32]) -> Result<usize> {
-        let vocab_size = self.model.vocab_size();
-        if let Some(i) = ids.iter().position(|&id| id as usize >= vocab_size) {
-            let expected = format!("a token below {vocab_size}");
-            return Err(Error::argument(format!("tokens[{i}]"), ids[i], expected));
-        }
+        // The length first: where a host counts wrongly, as with a negative number, there are no such tokens to look at.
         let before = self.tokens.len();
         let needed = before.saturating_add(ids.len());
         if needed > self.cache.capacity {
             return Err(Error::ContextFull { needed, capacity: self.cache.capacity });
+        }
+        let vocab_size = self.model.vocab_size();
+        if let Some(i) = ids.iter().position(|&id| id as usize >= vocab_size) {
+            let expected = format!("a token below {vocab_size}");
+            return Err(Error::argument(format!("tokens[{i}]"), ids[i], expected));
         }
         reserve(&mut self.tokens, ids.len())?;
         self.tokens.extend_from_slice(ids);

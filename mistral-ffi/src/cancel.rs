@@ -84,6 +84,8 @@ impl Steering {
         let Some(callback) = self.progress else { return body(&mut Control::none().with_cancel(&self.stop)) };
         let mut report = |progress: Progress| {
             let phase = match progress.phase {
+                "verify" => c"verify",
+                "audit" => c"audit",
                 "load" => c"load",
                 "prefill" => c"prefill",
                 "digest" => c"digest",

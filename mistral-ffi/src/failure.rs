@@ -121,6 +121,10 @@ impl From<Error> for Failure {
             Error::ContextFull { needed, capacity } => {
                 of(MISTRAL_E_CONTEXT_FULL).part("needed", needed).part("capacity", capacity)
             }
+            Error::Signature { file, found, expected } => {
+                of(MISTRAL_E_SIGNATURE).part("file", file).part("found", found).part("expected", expected)
+            }
+            Error::Audit { log, reason } => of(MISTRAL_E_AUDIT).part("log", log).part("reason", reason),
             Error::Cancelled => of(MISTRAL_E_CANCELLED),
             Error::Device { device, reason } => {
                 of(MISTRAL_E_DEVICE).part("device", device).part("reason", reason)

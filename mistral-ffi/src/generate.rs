@@ -116,7 +116,8 @@ impl<'a> Request<'a> {
 /// `top_k`, `top_p`, `min_p`, `repetition_penalty`, `presence_penalty`, `frequency_penalty`,
 /// `penalty_window`, `logit_bias` (`{"token": number}`), `seed`, `stop` (a text or a list of texts),
 /// `stop_tokens`, `ignore_eos`, `logprobs` (how many alternatives to report; `true` is 0), `show_special`
-/// (the names of control tokens are part of the text); and at most one of `json_object` (`true`: the answer is a
+/// (the names of control tokens are part of the text), `caller_ref` (what the audit log says for whom it runs; at
+/// most 256 bytes); and at most one of `json_object` (`true`: the answer is a
 /// JSON object), `json_schema` (a JSON Schema that the answer is valid under), `regex` (a regular expression that
 /// matches the whole answer) and `grammar` (a context-free grammar in Lark's syntax). The answer ends once nothing
 /// can follow under it; one that ends by `max_tokens`, a stop text or a full context is the beginning of an answer
@@ -133,7 +134,7 @@ impl<'a> Request<'a> {
 /// Threads: one at a time for each session.
 /// Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT`, `MISTRAL_E_UTF8`, `MISTRAL_E_HANDLE`,
 /// `MISTRAL_E_BUSY`, `MISTRAL_E_LIMIT`, `MISTRAL_E_UNSUPPORTED`, `MISTRAL_E_CONTEXT_FULL`, `MISTRAL_E_CANCELLED`,
-/// `MISTRAL_E_DEVICE`, `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
+/// `MISTRAL_E_DEVICE`, `MISTRAL_E_AUDIT`, `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
 #[unsafe(no_mangle)]
 #[allow(clippy::too_many_arguments, reason = "C has no slices")]
 pub unsafe extern "C" fn mistral_generate(
@@ -184,7 +185,7 @@ pub unsafe extern "C" fn mistral_generate(
 /// Threads: one at a time for each session.
 /// Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT`, `MISTRAL_E_UTF8`, `MISTRAL_E_HANDLE`,
 /// `MISTRAL_E_BUSY`, `MISTRAL_E_LIMIT`, `MISTRAL_E_UNSUPPORTED`, `MISTRAL_E_CONTEXT_FULL`, `MISTRAL_E_CANCELLED`,
-/// `MISTRAL_E_DEVICE`, `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
+/// `MISTRAL_E_DEVICE`, `MISTRAL_E_AUDIT`, `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
 #[unsafe(no_mangle)]
 #[allow(clippy::too_many_arguments, reason = "C has no slices")]
 pub unsafe extern "C" fn mistral_generation_new(
@@ -221,7 +222,7 @@ pub unsafe extern "C" fn mistral_generation_new(
 /// Threads: one at a time for each generation.
 /// Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT` (the generation has ended, or its constraint
 /// lets no token follow), `MISTRAL_E_HANDLE`, `MISTRAL_E_BUSY`, `MISTRAL_E_LIMIT` (`max_time_ms` of one call, or
-/// the work of a constraint), `MISTRAL_E_CANCELLED`, `MISTRAL_E_DEVICE`, `MISTRAL_E_FORKED`,
+/// the work of a constraint), `MISTRAL_E_CANCELLED`, `MISTRAL_E_DEVICE`, `MISTRAL_E_AUDIT`, `MISTRAL_E_FORKED`,
 /// `MISTRAL_E_INTERNAL`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mistral_generation_next(

@@ -11,6 +11,7 @@ mod buffer;
 mod cancel;
 mod chat;
 mod embed;
+mod evidence;
 mod failure;
 mod generate;
 mod guard;

@@ -28,8 +28,20 @@ pub(crate) fn get(model: *const mistral_model) -> Outcome<Arc<Model>> {
 /// `options` is a JSON object: `device` (`"cpu"` ...: see `mistral_devices`), `threads`, `quantize`
 /// (`"q8_0"`, `"q4_0"`, `"q4_k"`: float weights are turned into these blocks while loading), `activation`
 /// (`"int8"`, `"f32"`: how activations meet weights in blocks), `weights` (`false` opens the tokenizer alone),
-/// `tokenizer_version` (`"v3"` ...: Mistral's chat format, where the files do not tell it). A relative path
-/// starts at the current directory, as everywhere.
+/// `tokenizer_version` (`"v3"` ...: Mistral's chat format, where the files do not tell it), `verify` (an object,
+/// the options of `mistral_verify`: the model is opened only if its files are what a manifest or a signature
+/// vouches for, and from the very bytes that were verified), `audit` (see below). A relative path starts at the
+/// current directory, as everywhere.
+///
+/// `audit` is an object that makes the model, and sessions without an `audit` of their own, write down what runs:
+/// a record before and one after each call, chained by SHA-256 (see `mistral_audit_verify`). Its keys: `path` (of
+/// the log, which is continued; `PATH.lock` lies beside it), `required` (`true`: what cannot be written down does
+/// not run, `MISTRAL_E_AUDIT`), `key` (a secret of at least 16 bytes, in hexadecimal digits or Base64, for the
+/// HMAC-SHA-256 of prompts and answers; none are written without it), `text` (`true`: prompts and answers
+/// themselves, too), `rotate_bytes` (the file is then renamed to `PATH.1` ... and a new one begun), `sync_every`
+/// (records after which they are forced to the disk; by default the system decides), `checkpoint` (an object:
+/// `path`, `every` so many records, `key`), `caller_ref` (what the host calls those for whom it runs; at most 256
+/// bytes). Models and sessions of a process that name the same log share it.
 ///
 /// Bounds, each refused with `MISTRAL_E_LIMIT` before anything is allocated for it: `max_memory` (bytes for
 /// weights and caches together), `max_model_bytes` (of the files with weights), `max_sessions` (at a time, with
@@ -46,8 +58,9 @@ pub(crate) fn get(model: *const mistral_model) -> Outcome<Arc<Model>> {
 /// NULL allowed: `options` if `options_len` is 0, `cancel`, `progress`, `user_data`.
 /// Threads: any.
 /// Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT`, `MISTRAL_E_UTF8`, `MISTRAL_E_HANDLE`,
-/// `MISTRAL_E_NO_MEMORY`, `MISTRAL_E_LIMIT`, `MISTRAL_E_IO`, `MISTRAL_E_FORMAT`, `MISTRAL_E_UNSUPPORTED`,
-/// `MISTRAL_E_CANCELLED`, `MISTRAL_E_DEVICE`, `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
+/// `MISTRAL_E_NO_MEMORY`, `MISTRAL_E_LIMIT`, `MISTRAL_E_IO`, `MISTRAL_E_FORMAT`, `MISTRAL_E_INTEGRITY`,
+/// `MISTRAL_E_SIGNATURE`, `MISTRAL_E_UNSUPPORTED`, `MISTRAL_E_CANCELLED`, `MISTRAL_E_DEVICE`,
+/// `MISTRAL_E_AUDIT`, `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
 #[unsafe(no_mangle)]
 #[allow(clippy::too_many_arguments, reason = "C has no slices")]
 pub unsafe extern "C" fn mistral_model_open(

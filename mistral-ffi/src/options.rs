@@ -4,10 +4,14 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use mistral_core::audit::{
+    AuditKey, AuditOptions, AuditVerifyOptions, Checkpoint, CheckpointOptions, SyncPolicy,
+};
 use mistral_core::chat::ValidationMode;
 use mistral_core::chat::request::ChatRequest;
 use mistral_core::generate::GenerateOptions;
 use mistral_core::kernels::{Activation, CacheType};
+use mistral_core::provenance::VerifyOptions;
 use mistral_core::quant::Format;
 use mistral_core::sampler::SamplingParams;
 use mistral_core::tokenizer::TokenizerVersion;
@@ -38,10 +42,7 @@ pub(crate) fn model(text: Option<&str>) -> Outcome<ModelOptions> {
 
 fn model_fields(fields: &mut Fields) -> Outcome<ModelOptions> {
     let mut options = ModelOptions::default();
-    fields.string("device", |device| {
-        options.device = device.to_owned();
-        true
-    })?;
+    options.device = fields.text("device")?.unwrap_or(options.device);
     options.threads = fields.unsigned("threads")?;
     options.quantize = fields
         .choice("quantize", &[("q8_0", Format::Q8_0), ("q4_0", Format::Q4_0), ("q4_k", Format::Q4_K)])?;
@@ -53,6 +54,65 @@ fn model_fields(fields: &mut Fields) -> Outcome<ModelOptions> {
     options.limits = fields.limits()?;
     options.weights = fields.boolean("weights", options.weights)?;
     options.tokenizer_version = fields.version("tokenizer_version")?;
+    options.verify = fields.object("verify")?.map(verification).transpose()?;
+    options.audit = fields.object("audit")?.map(audit).transpose()?;
+    Ok(options)
+}
+
+/// The options of `mistral_audit_verify`.
+pub(crate) fn audit_verify(text: Option<&str>) -> Outcome<AuditVerifyOptions> {
+    let mut fields = Fields::read(text)?;
+    let mut options = AuditVerifyOptions::default();
+    options.checkpoints = match fields.take("checkpoints") {
+        None => Vec::new(),
+        Some(Value::Array(list)) => {
+            let read = |(i, value)| Checkpoint::from_json(&format!("checkpoints[{i}]"), value);
+            list.iter().enumerate().map(read).collect::<Result<_, _>>()?
+        }
+        Some(other) => return Err(Failure::argument("checkpoints", kind(&other), "a list of checkpoints")),
+    };
+    options.checkpoint_key = fields.audit_key("checkpoint_key")?;
+    options.allow_incomplete = fields.boolean("allow_incomplete", false)?;
+    fields.finish()?;
+    Ok(options)
+}
+
+/// The option `audit` of models and sessions.
+fn audit(mut fields: Fields) -> Outcome<AuditOptions> {
+    let path = fields.text("path")?;
+    let mut options = AuditOptions::new(path.ok_or_else(|| Failure::argument("path", "nothing", "the log"))?);
+    options.required = fields.boolean("required", options.required)?;
+    options.key = fields.audit_key("key")?;
+    options.text = fields.boolean("text", options.text)?;
+    options.rotate_bytes = fields.unsigned("rotate_bytes")?;
+    options.sync = fields.unsigned("sync_every")?.map_or(options.sync, SyncPolicy::Every);
+    options.checkpoint = fields.object("checkpoint")?.map(checkpoint).transpose()?;
+    options.caller_ref = fields.text("caller_ref")?;
+    fields.finish()?;
+    Ok(options)
+}
+
+fn checkpoint(mut fields: Fields) -> Outcome<CheckpointOptions> {
+    let path =
+        fields.text("path")?.ok_or_else(|| Failure::argument("checkpoint.path", "nothing", "a file"))?;
+    let every = fields.unsigned("every")?.unwrap_or(1);
+    let options = CheckpointOptions { path: path.into(), every, key: fields.audit_key("key")? };
+    fields.finish()?;
+    Ok(options)
+}
+
+/// The options of `mistral_verify`.
+pub(crate) fn verify(text: Option<&str>) -> Outcome<VerifyOptions> {
+    verification(Fields::read(text)?)
+}
+
+fn verification(mut fields: Fields) -> Outcome<VerifyOptions> {
+    let mut options = VerifyOptions::default();
+    options.manifest = fields.text("manifest")?.map(Into::into);
+    options.signature = fields.text("signature")?.map(Into::into);
+    options.keys = fields.strings("keys")?;
+    options.ignore = fields.strings("ignore")?;
+    fields.finish()?;
     Ok(options)
 }
 
@@ -93,19 +153,20 @@ pub(crate) fn estimate(text: Option<&str>) -> Outcome<(ModelOptions, SessionOpti
 }
 
 /// The options of `mistral_session_new`.
-pub(crate) fn session(text: Option<&str>) -> Outcome<(SessionOptions, Limits)> {
+pub(crate) fn session(text: Option<&str>) -> Outcome<(SessionOptions, Limits, Option<AuditOptions>)> {
     let mut fields = Fields::read(text)?;
     let context = fields.unsigned("context")?;
     let cache_type = fields.cache_type()?.unwrap_or_default();
     let limits = fields.limits()?;
+    let audit = fields.object("audit")?.map(audit).transpose()?;
     fields.finish()?;
-    Ok((SessionOptions { context, cache_type }, limits))
+    Ok((SessionOptions { context, cache_type }, limits, audit))
 }
 
 /// The options of `mistral_session_save`: the key.
 pub(crate) fn save(text: Option<&str>) -> Outcome<Option<Vec<u8>>> {
     let mut fields = Fields::read(text)?;
-    let key = fields.key()?;
+    let key = fields.key("key")?;
     fields.finish()?;
     Ok(key)
 }
@@ -117,6 +178,7 @@ pub(crate) struct LoadOptions {
     pub(crate) cache_type: Option<CacheType>,
     pub(crate) limits: Limits,
     pub(crate) key: Option<Vec<u8>>,
+    pub(crate) audit: Option<AuditOptions>,
 }
 
 /// The options of `mistral_session_load`.
@@ -126,7 +188,8 @@ pub(crate) fn load(text: Option<&str>) -> Outcome<LoadOptions> {
         context: fields.unsigned("context")?,
         cache_type: fields.cache_type()?,
         limits: fields.limits()?,
-        key: fields.key()?,
+        key: fields.key("key")?,
+        audit: fields.object("audit")?.map(audit).transpose()?,
     };
     fields.finish()?;
     Ok(options)
@@ -142,6 +205,7 @@ pub(crate) fn generate(text: Option<&str>) -> Outcome<GenerateOptions> {
     options.stop_tokens = fields.tokens("stop_tokens")?;
     options.ignore_eos = fields.boolean("ignore_eos", false)?;
     options.show_special = fields.boolean("show_special", false)?;
+    options.caller_ref = fields.text("caller_ref")?;
     options.constraint = fields.constraint()?;
     fields.finish()?;
     Ok(options)
@@ -224,6 +288,15 @@ impl Fields {
         Ok(Self { left, known: Vec::new() })
     }
 
+    /// The fields of the object under `key`.
+    fn object(&mut self, key: &'static str) -> Outcome<Option<Self>> {
+        match self.take(key) {
+            None => Ok(None),
+            Some(Value::Object(left)) => Ok(Some(Self { left, known: Vec::new() })),
+            Some(other) => Err(Failure::argument(key, kind(&other), "a JSON object")),
+        }
+    }
+
     /// Fails if a field is left that nobody asked for.
     fn finish(self) -> Outcome {
         match self.left.keys().next() {
@@ -262,10 +335,10 @@ impl Fields {
         float(&value).map(Some).ok_or_else(|| Failure::argument(key, kind(&value), "a number"))
     }
 
-    fn string(&mut self, key: &'static str, accept: impl FnOnce(&str) -> bool) -> Outcome {
+    fn text(&mut self, key: &'static str) -> Outcome<Option<String>> {
         match self.take(key) {
-            None => Ok(()),
-            Some(Value::String(text)) if accept(&text) => Ok(()),
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
             Some(other) => Err(Failure::argument(key, kind(&other), "a string")),
         }
     }
@@ -339,19 +412,23 @@ impl Fields {
     }
 
     /// A key in hexadecimal digits (where it has no others, and an even number of at least 32), or else in Base64. It is not quoted.
-    fn key(&mut self) -> Outcome<Option<Vec<u8>>> {
+    fn key(&mut self, name: &'static str) -> Outcome<Option<Vec<u8>>> {
         let expected = "text in hexadecimal digits or Base64, of at least 16 bytes";
-        let text = match self.take("key") {
+        let text = match self.take(name) {
             None => return Ok(None),
             Some(Value::String(text)) => text,
-            Some(other) => return Err(Failure::argument("key", kind(&other), expected)),
+            Some(other) => return Err(Failure::argument(name, kind(&other), expected)),
         };
         let (pairs, odd) = text.as_bytes().as_chunks::<2>();
         let digit = |byte: u8| char::from(byte).to_digit(16).map(|digit| digit as u8);
         let hex = pairs.iter().map(|[high, low]| Some(digit(*high)? << 4 | digit(*low)?));
         let hex = hex.collect::<Option<Vec<u8>>>().filter(|bytes| odd.is_empty() && bytes.len() >= 16);
         let key = hex.or_else(|| BASE64_STANDARD.decode(&text).ok());
-        key.map(Some).ok_or_else(|| Failure::argument("key", "other text", expected))
+        key.map(Some).ok_or_else(|| Failure::argument(name, "other text", expected))
+    }
+
+    fn audit_key(&mut self, name: &'static str) -> Outcome<Option<AuditKey>> {
+        Ok(self.key(name)?.map(|key| AuditKey::new(&key)).transpose()?)
     }
 
     fn version(&mut self, key: &'static str) -> Outcome<Option<TokenizerVersion>> {
@@ -488,9 +565,19 @@ mod tests {
 
         let options = model(Some(
             r#"{"device": "ndarray", "threads": 3, "quantize": "q4_k", "activation": "f32", "max_memory": 5,
-                "weights": false, "tokenizer_version": "v7"}"#,
+                "weights": false, "tokenizer_version": "v7",
+                "verify": {"manifest": "m", "signature": "s", "keys": ["k"], "ignore": "i"}}"#,
         ))
         .unwrap();
+        let verified = options.verify.as_ref().unwrap();
+        assert_eq!(
+            (verified.manifest.as_deref(), &verified.keys[..]),
+            (Some("m".as_ref()), &["k".to_owned()][..])
+        );
+        assert_eq!(
+            (verified.signature.as_deref(), &verified.ignore[..]),
+            (Some("s".as_ref()), &["i".to_owned()][..])
+        );
         assert_eq!((options.device.as_str(), options.threads), ("ndarray", Some(3)));
         assert_eq!((options.quantize, options.activation), (Some(Format::Q4_K), Activation::F32));
         assert_eq!((options.max_memory, options.weights), (Some(5), false));
@@ -531,7 +618,7 @@ mod tests {
         assert_eq!(generate(None).unwrap(), GenerateOptions::default());
         assert_eq!(generate(Some("null")).unwrap(), GenerateOptions::default());
         let options = session(Some(r#"{"context": null}"#)).unwrap();
-        assert_eq!(options, (SessionOptions::default(), Limits::default()));
+        assert_eq!(options, (SessionOptions::default(), Limits::default(), None));
         assert_eq!(generate(Some(r#"{"stop": "x", "logprobs": true}"#)).unwrap().sampling.logprobs, Some(0));
     }
 

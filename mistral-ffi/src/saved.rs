@@ -12,7 +12,7 @@ use crate::handle;
 use crate::input::{self, Out};
 use crate::model;
 use crate::options;
-use crate::session::SessionObject;
+use crate::session::{SessionObject, with_audit};
 use crate::types::*;
 
 /// Writes a session into a buffer, for `mistral_session_load`: its tokens, and the keys and values of the
@@ -65,7 +65,7 @@ pub unsafe extern "C" fn mistral_session_save(
 ///
 /// `options` is a JSON object: `key` (the one that it was saved with; none where it was saved with none),
 /// `context` (as many positions as it had if not given), `cache_type` (refused where the saved one is another), and
-/// the bounds of a session, as for `mistral_session_new`.
+/// the bounds of a session and `audit`, as for `mistral_session_new`.
 ///
 /// Nothing is believed or allocated before the bytes are known to be whole and this model's. The first call on a
 /// model reads all its files, as `mistral_session_save` says.
@@ -78,7 +78,7 @@ pub unsafe extern "C" fn mistral_session_save(
 /// Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT`, `MISTRAL_E_UTF8`, `MISTRAL_E_HANDLE`,
 /// `MISTRAL_E_NO_MEMORY`, `MISTRAL_E_LIMIT`, `MISTRAL_E_FORMAT` (no saved session), `MISTRAL_E_INTEGRITY` (damaged, of
 /// another key or of another model), `MISTRAL_E_UNSUPPORTED` (of another version, or type of cache),
-/// `MISTRAL_E_CONTEXT_FULL` (`context` is too small), `MISTRAL_E_CANCELLED`, `MISTRAL_E_DEVICE`,
+/// `MISTRAL_E_CONTEXT_FULL` (`context` is too small), `MISTRAL_E_CANCELLED`, `MISTRAL_E_DEVICE`, `MISTRAL_E_AUDIT`,
 /// `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
 #[unsafe(no_mangle)]
 #[allow(clippy::too_many_arguments, reason = "C has no slices")]
@@ -111,6 +111,7 @@ pub unsafe extern "C" fn mistral_session_load(
         };
         let steering = Steering::new(cancel, progress, user_data)?;
         let session = steering.run(|control| Session::load(model, blob, &load, control))?;
-        SessionObject::give(out, session.with_limits(options.limits))
+        let session = with_audit(session.with_limits(options.limits), options.audit.as_ref())?;
+        SessionObject::give(out, session)
     })
 }

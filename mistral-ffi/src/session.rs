@@ -7,6 +7,7 @@ use std::sync::{Arc, PoisonError, RwLock, TryLockError};
 use serde_json::json;
 
 use mistral_core::Session;
+use mistral_core::audit::AuditOptions;
 
 use crate::buffer::{self, Buffer};
 use crate::failure::{Failure, Outcome};
@@ -120,19 +121,27 @@ impl Drop for Lease {
     }
 }
 
+/// A session that is written to a log of its own, if there are options for one.
+pub(crate) fn with_audit(session: Session, audit: Option<&AuditOptions>) -> Outcome<Session> {
+    Ok(match audit {
+        Some(options) => session.with_audit(options)?,
+        None => session,
+    })
+}
+
 /// Makes an empty session on a model, its cache included.
 ///
 /// `options` is a JSON object: `context` (positions; 4096, or fewer if the model was made for fewer, if not
 /// given), `cache_type` (`"f16"`, the default, or `"f32"`), and the bounds `max_prompt_tokens`,
 /// `max_output_tokens` and `max_time_ms` of each call on the session, as for `mistral_model_open`: the tighter
-/// of both holds.
+/// of both holds; `audit` (as for `mistral_model_open`: a log of its own instead of the model's).
 ///
 /// Ownership: the caller frees `*out` with `mistral_session_free`; the session keeps the model alive.
 /// Encoding: `options` is UTF-8.
 /// NULL allowed: `options` if `options_len` is 0.
 /// Threads: any, several at once.
 /// Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT`, `MISTRAL_E_UTF8`, `MISTRAL_E_HANDLE`,
-/// `MISTRAL_E_NO_MEMORY`, `MISTRAL_E_LIMIT`, `MISTRAL_E_UNSUPPORTED`, `MISTRAL_E_DEVICE`, `MISTRAL_E_FORKED`,
+/// `MISTRAL_E_NO_MEMORY`, `MISTRAL_E_LIMIT`, `MISTRAL_E_UNSUPPORTED`, `MISTRAL_E_DEVICE`, `MISTRAL_E_AUDIT`, `MISTRAL_E_FORKED`,
 /// `MISTRAL_E_INTERNAL`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mistral_session_new(
@@ -146,8 +155,9 @@ pub unsafe extern "C" fn mistral_session_new(
         // SAFETY: the caller's promises of the header.
         let (options, out) =
             unsafe { (input::optional_text("options", options, options_len)?, Out::new("out", out)?) };
-        let (options, limits) = options::session(options)?;
-        SessionObject::give(out, model.session(&options)?.with_limits(limits))
+        let (options, limits, audit) = options::session(options)?;
+        let session = model.session(&options)?.with_limits(limits);
+        SessionObject::give(out, with_audit(session, audit.as_ref())?)
     })
 }
 

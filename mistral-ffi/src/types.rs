@@ -101,7 +101,7 @@ pub struct mistral_generation {
 pub struct mistral_progress {
     /// The size of this struct in the library; members beyond it do not exist.
     pub struct_size: usize,
-    /// What is being done: `"load"`, `"prefill"` or `"digest"`; others may come. NUL-terminated.
+    /// What is being done: `"verify"`, `"load"`, `"prefill"`, `"digest"`, `"audit"`; others may come. NUL-terminated.
     pub phase: *const c_char,
     /// Units done: tokens while prefilling, otherwise bytes.
     pub done: u64,

@@ -11,6 +11,8 @@
  *   another type or never existed is refused with MISTRAL_E_HANDLE; one that was made before fork(), in the child, with
  *   MISTRAL_E_FORKED. Each is freed by the function that its type is named in, in any order: what an object needs
  *   stays alive with it. Freeing NULL does nothing.
+ * - The child of a fork() can open models of its own, if no thread of its parent was opening or freeing one at that
+ *   moment: of a thread that starts or ends, the child inherits locks that nobody unlocks.
  * - Text goes in as UTF-8 with a length in bytes; it needs no NUL, and a NUL in it is a character like others. Text that
  *   comes out is UTF-8 and has a NUL behind it that the length does not count.
  * - Options and requests are JSON objects. An unknown key, or a value of the wrong type, is refused with
@@ -139,11 +141,11 @@ typedef struct mistral_progress {
    */
   size_t struct_size;
   /**
-   * What is being done: `"load"` or `"prefill"`; others may come. NUL-terminated.
+   * What is being done: `"load"`, `"prefill"` or `"digest"`; others may come. NUL-terminated.
    */
   const char *phase;
   /**
-   * Units done: bytes while loading, tokens while prefilling.
+   * Units done: tokens while prefilling, otherwise bytes.
    */
   uint64_t done;
   /**
@@ -508,9 +510,17 @@ mistral_status mistral_cancel_free(struct mistral_cancel *MISTRAL_NULLABLE cance
  *
  * `options` is a JSON object: `device` (`"cpu"` ...: see `mistral_devices`), `threads`, `quantize`
  * (`"q8_0"`, `"q4_0"`, `"q4_k"`: float weights are turned into these blocks while loading), `activation`
- * (`"int8"`, `"f32"`: how activations meet weights in blocks), `max_memory` (bytes for weights and caches
- * together), `weights` (`false` opens the tokenizer alone), `tokenizer_version` (`"v3"` ...: Mistral's chat
- * format, where the files do not tell it). A relative path starts at the current directory, as everywhere.
+ * (`"int8"`, `"f32"`: how activations meet weights in blocks), `weights` (`false` opens the tokenizer alone),
+ * `tokenizer_version` (`"v3"` ...: Mistral's chat format, where the files do not tell it). A relative path
+ * starts at the current directory, as everywhere.
+ *
+ * Bounds, each refused with `MISTRAL_E_LIMIT` before anything is allocated for it: `max_memory` (bytes for
+ * weights and caches together), `max_model_bytes` (of the files with weights), `max_sessions` (at a time, with
+ * those that `mistral_chat` and `mistral_embed` make for themselves); and for every call on the model or its
+ * sessions, not for opening it: `max_prompt_tokens` (tokens given to one call, or of a whole conversation),
+ * `max_output_tokens` (of one answer: asking for more is refused, asking for no number ends there),
+ * `max_time_ms` (milliseconds: the call ends where it could be cancelled, and a session keeps what was
+ * evaluated).
  *
  * `progress` is called on the calling thread.
  *
@@ -533,7 +543,8 @@ mistral_status mistral_model_open(const char *MISTRAL_NONNULL path,
                                   struct mistral_model **MISTRAL_NONNULL out);
 
 /**
- * What a model is, as a JSON object: its architecture and shape, device, files, and what its tokenizer is.
+ * What a model is, as a JSON object: its architecture and shape, device, files, and what its tokenizer is. The
+ * `sha256` of the files is null until a session is saved or loaded, which computes it.
  *
  * Ownership: the caller frees `*out` with `mistral_buf_free`.
  * Encoding: UTF-8 JSON.
@@ -544,6 +555,33 @@ mistral_status mistral_model_open(const char *MISTRAL_NONNULL path,
 MISTRAL_API
 mistral_status mistral_model_info(const struct mistral_model *MISTRAL_NONNULL model,
                                   struct mistral_buf **MISTRAL_NONNULL out);
+
+/**
+ * What a model would take, without opening it: reads the headers of its files, in milliseconds, and no weights.
+ *
+ * `options` is a JSON object: those of `mistral_model_open`, of a session (`context`, `cache_type`), and
+ * `sessions` (how many; 1 if not given). `*out` is a JSON object: `weights_bytes` (of the files), `cache_bytes`
+ * (of one session), `total_bytes` (what counts against `max_memory`: weights and all caches), `context`,
+ * `cache_type`, `sessions`, and `format` (`"gguf"`, `"safetensors"`), `files` (each with `path` and `bytes`),
+ * `architecture`, `n_layers`, `vocab_size`, `max_context`. Activations and the program itself take some tens
+ * of megabytes more.
+ *
+ * What opening the model and the sessions would refuse is refused here too, as far as the headers tell: files
+ * that are damaged or not supported, options out of range, bounds that it would pass.
+ *
+ * Ownership: the caller frees `*out` with `mistral_buf_free`.
+ * Encoding: `path` and `options` are UTF-8, `*out` UTF-8 JSON.
+ * NULL allowed: `options` if `options_len` is 0.
+ * Threads: any.
+ * Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT`, `MISTRAL_E_UTF8`, `MISTRAL_E_NO_MEMORY`,
+ * `MISTRAL_E_LIMIT`, `MISTRAL_E_IO`, `MISTRAL_E_FORMAT`, `MISTRAL_E_UNSUPPORTED`, `MISTRAL_E_INTERNAL`.
+ */
+MISTRAL_API
+mistral_status mistral_model_estimate(const char *MISTRAL_NONNULL path,
+                                      size_t path_len,
+                                      const char *MISTRAL_NULLABLE options,
+                                      size_t options_len,
+                                      struct mistral_buf **MISTRAL_NONNULL out);
 
 /**
  * Gives a model up. Its memory goes when its last session has been freed and its last call has ended.
@@ -604,10 +642,35 @@ mistral_status mistral_decode(const struct mistral_model *MISTRAL_NONNULL model,
                               struct mistral_buf **MISTRAL_NONNULL out);
 
 /**
+ * Turns the text before and after a gap into the tokens from which a model of the Codestral family writes
+ * what stands in the gap: give them to `mistral_generate`, whose text is the filling.
+ *
+ * `*count` is written also with `MISTRAL_E_BUFFER_TOO_SMALL`: the number of tokens that there are.
+ *
+ * Encoding: `prompt` and `suffix` are UTF-8.
+ * NULL allowed: `tokens` if `capacity` is 0.
+ * Threads: any, several at once.
+ * Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT` (the chat format is v1), `MISTRAL_E_UTF8`,
+ * `MISTRAL_E_HANDLE`, `MISTRAL_E_LIMIT`, `MISTRAL_E_UNSUPPORTED` (the model cannot, or has no tokenizer),
+ * `MISTRAL_E_BUFFER_TOO_SMALL`, `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
+ */
+MISTRAL_API
+mistral_status mistral_fim_encode(const struct mistral_model *MISTRAL_NONNULL model,
+                                  const char *MISTRAL_NONNULL prompt,
+                                  size_t prompt_len,
+                                  const char *MISTRAL_NONNULL suffix,
+                                  size_t suffix_len,
+                                  uint32_t *MISTRAL_NULLABLE tokens,
+                                  size_t capacity,
+                                  size_t *MISTRAL_NONNULL count);
+
+/**
  * Makes an empty session on a model, its cache included.
  *
  * `options` is a JSON object: `context` (positions; 4096, or fewer if the model was made for fewer, if not
- * given), `cache_type` (`"f16"`, the default, or `"f32"`).
+ * given), `cache_type` (`"f16"`, the default, or `"f32"`), and the bounds `max_prompt_tokens`,
+ * `max_output_tokens` and `max_time_ms` of each call on the session, as for `mistral_model_open`: the tighter
+ * of both holds.
  *
  * Ownership: the caller frees `*out` with `mistral_session_free`; the session keeps the model alive.
  * Encoding: `options` is UTF-8.
@@ -624,6 +687,21 @@ mistral_status mistral_session_new(const struct mistral_model *MISTRAL_NONNULL m
                                    struct mistral_session **MISTRAL_NONNULL out);
 
 /**
+ * Makes a second session with the same tokens and logits, which goes on by itself: neither sees what the other
+ * does from here on. Both share the memory of the cache until one of them evaluates a token, which then copies
+ * the positions in use; the whole cache counts against `max_memory` at once. The bounds of the session and the
+ * random numbers of `mistral_sample` go with it.
+ *
+ * Ownership: the caller frees `*out` with `mistral_session_free`; the order of frees is free.
+ * Threads: several at once, but not while another call changes the session.
+ * Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_HANDLE`, `MISTRAL_E_BUSY`, `MISTRAL_E_LIMIT`,
+ * `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
+ */
+MISTRAL_API
+mistral_status mistral_session_fork(const struct mistral_session *MISTRAL_NONNULL session,
+                                    struct mistral_session **MISTRAL_NONNULL out);
+
+/**
  * Forgets all tokens of a session; its memory stays allocated.
  *
  * Threads: one at a time for each session.
@@ -634,7 +712,24 @@ MISTRAL_API
 mistral_status mistral_session_reset(struct mistral_session *MISTRAL_NONNULL session);
 
 /**
- * How full a session is, as a JSON object: `tokens` (on its timeline) and `context` (positions in all).
+ * Keeps the first `count` tokens of a session and forgets the others. It goes on as a session that was
+ * prefilled with these tokens: the last of them is evaluated again by the next call that needs its logits.
+ * Where a layer with a sliding window has overwritten what they need, that call evaluates all of them again.
+ *
+ * Threads: one at a time for each session.
+ * Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT` (more tokens than there are),
+ * `MISTRAL_E_HANDLE`, `MISTRAL_E_BUSY`, `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
+ */
+MISTRAL_API
+mistral_status mistral_session_trim(struct mistral_session *MISTRAL_NONNULL session,
+                                    size_t count);
+
+/**
+ * What a session holds and has done, as a JSON object: `tokens` (on its timeline), `evaluated` (those of them
+ * that are in the cache; the others are evaluated by the next call), `context` (positions in all), `cache_type`,
+ * `cache_bytes` (forks share them until one of them goes on), and since the session was made: `prompt_tokens` and
+ * `prompt_seconds` (evaluated several at a time), `decode_tokens` and `decode_seconds` (one at a time), by a
+ * monotonic clock, with `prompt_tokens_per_second` and `decode_tokens_per_second`.
  *
  * Ownership: the caller frees `*out` with `mistral_buf_free`.
  * Encoding: UTF-8 JSON.
@@ -657,6 +752,71 @@ MISTRAL_API
 mistral_status mistral_session_free(struct mistral_session *MISTRAL_NULLABLE session);
 
 /**
+ * Writes a session into a buffer, for `mistral_session_load`: its tokens, and the keys and values of the
+ * positions in use; not the logits, which the last token gives again, nor the random numbers of
+ * `mistral_sample`.
+ *
+ * `options` is a JSON object: `key`, a secret of the host of at least 16 bytes, in hexadecimal digits or Base64.
+ * With it, nobody without it can make or change a buffer that is loaded (HMAC-SHA-256). Without a key, damage
+ * is found, and forgery is not. The buffer holds the conversation and is not encrypted.
+ *
+ * The bytes are bound to the SHA-256 of the model's files, which the first call on a model computes: it reads
+ * them all, about a second for each gigabyte that the system has in memory, and as long as the disk takes
+ * otherwise. `progress` is called on the calling thread meanwhile, with the phase `"digest"`. Later calls only
+ * read the cache of the session.
+ *
+ * Ownership: the caller frees `*out` with `mistral_buf_free`.
+ * Encoding: `options` is UTF-8; the buffer is binary.
+ * NULL allowed: `options` if `options_len` is 0, `cancel`, `progress`, `user_data`.
+ * Threads: several at once, but not while another call changes the session.
+ * Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT`, `MISTRAL_E_UTF8`, `MISTRAL_E_HANDLE`,
+ * `MISTRAL_E_BUSY`, `MISTRAL_E_NO_MEMORY`, `MISTRAL_E_LIMIT`, `MISTRAL_E_CANCELLED`, `MISTRAL_E_DEVICE`,
+ * `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
+ */
+MISTRAL_API
+mistral_status mistral_session_save(const struct mistral_session *MISTRAL_NONNULL session,
+                                    const char *MISTRAL_NULLABLE options,
+                                    size_t options_len,
+                                    const struct mistral_cancel *MISTRAL_NULLABLE cancel,
+                                    mistral_progress_fn progress,
+                                    void *MISTRAL_NULLABLE user_data,
+                                    struct mistral_buf **MISTRAL_NONNULL out);
+
+/**
+ * Makes a session from what `mistral_session_save` wrote, on the same model, opened on the same device with the
+ * same `quantize` and `activation`. It goes on bit for bit as the one that was saved; the last token is evaluated
+ * again by the next call that needs its logits.
+ *
+ * `options` is a JSON object: `key` (the one that it was saved with; none where it was saved with none),
+ * `context` (as many positions as it had if not given), `cache_type` (refused where the saved one is another), and
+ * the bounds of a session, as for `mistral_session_new`.
+ *
+ * Nothing is believed or allocated before the bytes are known to be whole and this model's. The first call on a
+ * model reads all its files, as `mistral_session_save` says.
+ *
+ * Ownership: the caller frees `*out` with `mistral_session_free`; the session keeps the model alive. `blob` stays
+ * the caller's and is not used afterwards.
+ * Encoding: `options` is UTF-8; `blob` is binary.
+ * NULL allowed: `options` if `options_len` is 0, `cancel`, `progress`, `user_data`.
+ * Threads: any, several at once.
+ * Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT`, `MISTRAL_E_UTF8`, `MISTRAL_E_HANDLE`,
+ * `MISTRAL_E_NO_MEMORY`, `MISTRAL_E_LIMIT`, `MISTRAL_E_FORMAT` (no saved session), `MISTRAL_E_INTEGRITY` (damaged, of
+ * another key or of another model), `MISTRAL_E_UNSUPPORTED` (of another version, or type of cache),
+ * `MISTRAL_E_CONTEXT_FULL` (`context` is too small), `MISTRAL_E_CANCELLED`, `MISTRAL_E_DEVICE`,
+ * `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
+ */
+MISTRAL_API
+mistral_status mistral_session_load(const struct mistral_model *MISTRAL_NONNULL model,
+                                    const void *MISTRAL_NONNULL blob,
+                                    size_t blob_len,
+                                    const char *MISTRAL_NULLABLE options,
+                                    size_t options_len,
+                                    const struct mistral_cancel *MISTRAL_NULLABLE cancel,
+                                    mistral_progress_fn progress,
+                                    void *MISTRAL_NULLABLE user_data,
+                                    struct mistral_session **MISTRAL_NONNULL out);
+
+/**
  * Appends tokens to a session and evaluates them; `mistral_logits` then has the logits of the last one. A
  * call that is cancelled keeps the tokens that were evaluated until then; one that fails otherwise appends
  * none.
@@ -667,8 +827,9 @@ mistral_status mistral_session_free(struct mistral_session *MISTRAL_NULLABLE ses
  * NULL allowed: `cancel`, `progress`, `user_data`.
  * Threads: one at a time for each session.
  * Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT` (no token, or one outside the vocabulary),
- * `MISTRAL_E_HANDLE`, `MISTRAL_E_BUSY`, `MISTRAL_E_CONTEXT_FULL`, `MISTRAL_E_CANCELLED`, `MISTRAL_E_DEVICE`,
- * `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
+ * `MISTRAL_E_HANDLE`, `MISTRAL_E_BUSY`, `MISTRAL_E_LIMIT`, `MISTRAL_E_FORMAT` (the weights are damaged),
+ * `MISTRAL_E_CONTEXT_FULL`, `MISTRAL_E_CANCELLED`, `MISTRAL_E_DEVICE`, `MISTRAL_E_FORKED`,
+ * `MISTRAL_E_INTERNAL`.
  */
 MISTRAL_API
 mistral_status mistral_prefill(struct mistral_session *MISTRAL_NONNULL session,
@@ -679,16 +840,18 @@ mistral_status mistral_prefill(struct mistral_session *MISTRAL_NONNULL session,
                                void *MISTRAL_NULLABLE user_data);
 
 /**
- * Copies out the logits after the last token that was evaluated: one for each token of the model's
- * vocabulary.
+ * Copies out the logits after the last token of a session: one for each token of the model's vocabulary. Where
+ * that token is not evaluated yet (one that was sampled, or the last one after `mistral_session_trim` or
+ * `mistral_session_load`), this call evaluates it first; `mistral_sample` does so too, and can be cancelled.
  *
  * `*count` is written also with `MISTRAL_E_BUFFER_TOO_SMALL`: the number of logits that there are.
  *
  * NULL allowed: `logits` if `capacity` is 0.
- * Threads: several at once, but not while another call changes the session.
- * Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT` (nothing was evaluated),
- * `MISTRAL_E_HANDLE`, `MISTRAL_E_BUSY`, `MISTRAL_E_BUFFER_TOO_SMALL`, `MISTRAL_E_FORKED`,
- * `MISTRAL_E_INTERNAL`.
+ * Threads: several at once, but not while another call changes the session; one that has to evaluate changes it.
+ * Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT` (there is no token), `MISTRAL_E_HANDLE`,
+ * `MISTRAL_E_BUSY`, `MISTRAL_E_LIMIT`, `MISTRAL_E_FORMAT` (the weights are damaged), `MISTRAL_E_CONTEXT_FULL`
+ * (no position is left for the last token), `MISTRAL_E_BUFFER_TOO_SMALL`, `MISTRAL_E_DEVICE`,
+ * `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
  */
 MISTRAL_API
 mistral_status mistral_logits(const struct mistral_session *MISTRAL_NONNULL session,
@@ -697,13 +860,50 @@ mistral_status mistral_logits(const struct mistral_session *MISTRAL_NONNULL sess
                               size_t *MISTRAL_NONNULL count);
 
 /**
+ * Chooses the next token from the logits after the last one and appends it. It is evaluated by the next call
+ * that needs it, so the last token of an answer costs nothing. The loop is
+ * `mistral_prefill(prompt)`, then `mistral_sample` until the host has enough; `mistral_logits` may be called
+ * in between, and `mistral_prefill` to go on with tokens of the host's own. End-of-sequence tokens
+ * (`eos_token_ids` of `mistral_model_info`) are tokens like others here.
+ *
+ * `options` is a JSON object: `temperature` (0, the default, takes the most probable token), `top_k`, `top_p`,
+ * `min_p`, `repetition_penalty`, `presence_penalty`, `frequency_penalty`, `penalty_window`, `logit_bias`, `seed`,
+ * all as for `mistral_generate`. The same seed gives the tokens that `mistral_generate` gives: the random numbers
+ * go on from call to call while the options stay the same, and begin anew, from the seed, with other options, and
+ * after the session was trimmed, reset or used by `mistral_session_chat`.
+ *
+ * `*logprob` is the natural logarithm of the token's probability in the model's own distribution.
+ *
+ * Encoding: `options` is UTF-8.
+ * NULL allowed: `options` if `options_len` is 0, `cancel`, `logprob`.
+ * Threads: one at a time for each session.
+ * Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT` (the options, or a session without a token),
+ * `MISTRAL_E_UTF8`, `MISTRAL_E_HANDLE`, `MISTRAL_E_BUSY`, `MISTRAL_E_LIMIT`, `MISTRAL_E_FORMAT` (the weights are
+ * damaged), `MISTRAL_E_CONTEXT_FULL`, `MISTRAL_E_CANCELLED`, `MISTRAL_E_DEVICE`, `MISTRAL_E_FORKED`,
+ * `MISTRAL_E_INTERNAL`.
+ */
+MISTRAL_API
+mistral_status mistral_sample(struct mistral_session *MISTRAL_NONNULL session,
+                              const char *MISTRAL_NULLABLE options,
+                              size_t options_len,
+                              const struct mistral_cancel *MISTRAL_NULLABLE cancel,
+                              uint32_t *MISTRAL_NONNULL token,
+                              float *MISTRAL_NULLABLE logprob);
+
+/**
  * Appends tokens to a session and generates what follows, event by event, until it is finished.
  *
  * `options` is a JSON object: `max_tokens`, `temperature` (0, the default, takes the most probable token),
  * `top_k`, `top_p`, `min_p`, `repetition_penalty`, `presence_penalty`, `frequency_penalty`,
  * `penalty_window`, `logit_bias` (`{"token": number}`), `seed`, `stop` (a text or a list of texts),
  * `stop_tokens`, `ignore_eos`, `logprobs` (how many alternatives to report; `true` is 0), `show_special`
- * (the names of control tokens are part of the text).
+ * (the names of control tokens are part of the text); and at most one of `json_object` (`true`: the answer is a
+ * JSON object), `json_schema` (a JSON Schema that the answer is valid under), `regex` (a regular expression that
+ * matches the whole answer) and `grammar` (a context-free grammar in Lark's syntax). The answer ends once nothing
+ * can follow under it; one that ends by `max_tokens`, a stop text or a full context is the beginning of an answer
+ * that obeys. What cannot be enforced is refused before anything is evaluated, with the reason:
+ * `MISTRAL_E_UNSUPPORTED` for a keyword, `MISTRAL_E_ARGUMENT` for what is wrong or satisfied by nothing,
+ * `MISTRAL_E_LIMIT` for what is too large, or takes too much work on the way.
  *
  * `callback` is called on the calling thread; a call on this session from it is refused with
  * `MISTRAL_E_BUSY`. Non-zero from it ends the call with `MISTRAL_E_CANCELLED`; the session keeps what was
@@ -713,8 +913,8 @@ mistral_status mistral_logits(const struct mistral_session *MISTRAL_NONNULL sess
  * NULL allowed: `tokens` if `count` is 0, `options` if `options_len` is 0, `cancel`, `user_data`.
  * Threads: one at a time for each session.
  * Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT`, `MISTRAL_E_UTF8`, `MISTRAL_E_HANDLE`,
- * `MISTRAL_E_BUSY`, `MISTRAL_E_LIMIT`, `MISTRAL_E_CONTEXT_FULL`, `MISTRAL_E_CANCELLED`, `MISTRAL_E_DEVICE`,
- * `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
+ * `MISTRAL_E_BUSY`, `MISTRAL_E_LIMIT`, `MISTRAL_E_UNSUPPORTED`, `MISTRAL_E_CONTEXT_FULL`, `MISTRAL_E_CANCELLED`,
+ * `MISTRAL_E_DEVICE`, `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
  */
 MISTRAL_API
 mistral_status mistral_generate(struct mistral_session *MISTRAL_NONNULL session,
@@ -740,8 +940,8 @@ mistral_status mistral_generate(struct mistral_session *MISTRAL_NONNULL session,
  * `user_data`.
  * Threads: one at a time for each session.
  * Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT`, `MISTRAL_E_UTF8`, `MISTRAL_E_HANDLE`,
- * `MISTRAL_E_BUSY`, `MISTRAL_E_LIMIT`, `MISTRAL_E_CONTEXT_FULL`, `MISTRAL_E_CANCELLED`, `MISTRAL_E_DEVICE`,
- * `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
+ * `MISTRAL_E_BUSY`, `MISTRAL_E_LIMIT`, `MISTRAL_E_UNSUPPORTED`, `MISTRAL_E_CONTEXT_FULL`, `MISTRAL_E_CANCELLED`,
+ * `MISTRAL_E_DEVICE`, `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
  */
 MISTRAL_API
 mistral_status mistral_generation_new(struct mistral_session *MISTRAL_NONNULL session,
@@ -760,8 +960,9 @@ mistral_status mistral_generation_new(struct mistral_session *MISTRAL_NONNULL se
  *
  * Ownership: `*event` and what it points to are the generation's; they live until the next call with it.
  * Threads: one at a time for each generation.
- * Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT` (the generation has ended),
- * `MISTRAL_E_HANDLE`, `MISTRAL_E_BUSY`, `MISTRAL_E_CANCELLED`, `MISTRAL_E_DEVICE`, `MISTRAL_E_FORKED`,
+ * Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT` (the generation has ended, or its constraint
+ * lets no token follow), `MISTRAL_E_HANDLE`, `MISTRAL_E_BUSY`, `MISTRAL_E_LIMIT` (`max_time_ms` of one call, or
+ * the work of a constraint), `MISTRAL_E_CANCELLED`, `MISTRAL_E_DEVICE`, `MISTRAL_E_FORKED`,
  * `MISTRAL_E_INTERNAL`.
  */
 MISTRAL_API
@@ -801,6 +1002,142 @@ mistral_status mistral_chat(const struct mistral_model *MISTRAL_NONNULL model,
                             mistral_chunk_fn callback,
                             void *MISTRAL_NULLABLE user_data,
                             struct mistral_buf **MISTRAL_NONNULL response);
+
+/**
+ * Answers a chat-completions request on a session: what the conversation shares with the session's timeline,
+ * such as its earlier turns, is not evaluated again, and the rest of the timeline is forgotten. The
+ * response says in `usage.prompt_tokens_details.cached_tokens` how many tokens that saved. Send the whole
+ * conversation each time. Everything else is as for `mistral_chat`.
+ *
+ * The context is that of the session: a conversation that does not fit is refused with
+ * `MISTRAL_E_CONTEXT_FULL`, and leaves the session as it was; an answer ends where the context does. A call on
+ * this session from `callback` is refused with `MISTRAL_E_BUSY`.
+ *
+ * Ownership: the caller frees `*response` with `mistral_buf_free`.
+ * Encoding: `request`, the chunks and the response are UTF-8 JSON.
+ * NULL allowed: `cancel`, `callback` if the request does not ask for a stream, `user_data`.
+ * Threads: one at a time for each session.
+ * Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT`, `MISTRAL_E_UTF8`, `MISTRAL_E_HANDLE`,
+ * `MISTRAL_E_BUSY`, `MISTRAL_E_NO_MEMORY`, `MISTRAL_E_LIMIT`, `MISTRAL_E_FORMAT` (the weights are damaged),
+ * `MISTRAL_E_UNSUPPORTED`, `MISTRAL_E_CONTEXT_FULL`, `MISTRAL_E_CANCELLED`, `MISTRAL_E_DEVICE`,
+ * `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
+ */
+MISTRAL_API
+mistral_status mistral_session_chat(struct mistral_session *MISTRAL_NONNULL session,
+                                    const char *MISTRAL_NONNULL request,
+                                    size_t request_len,
+                                    const struct mistral_cancel *MISTRAL_NULLABLE cancel,
+                                    mistral_chunk_fn callback,
+                                    void *MISTRAL_NULLABLE user_data,
+                                    struct mistral_buf **MISTRAL_NONNULL response);
+
+/**
+ * Turns a chat-completions request into the tokens that the model reads for it. Of the request, `messages`,
+ * `tools`, `response_format` and `reasoning_effort` change them; the other fields are checked.
+ *
+ * `options` is a JSON object: `mode` (`"test"`, the default; `"serving"`, `"finetuning"`, `"agnostic"`: the
+ * rules of how a conversation may end, by their names in mistral-common), `local_time` (seconds since 1970
+ * in local time, for the templates that write the date).
+ *
+ * `*count` is written also with `MISTRAL_E_BUFFER_TOO_SMALL`: the number of tokens that there are.
+ *
+ * Encoding: `request` and `options` are UTF-8 JSON.
+ * NULL allowed: `options` if `options_len` is 0, `tokens` if `capacity` is 0.
+ * Threads: any, several at once.
+ * Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT` (also a conversation that breaks a rule of
+ * the chat format), `MISTRAL_E_UTF8`, `MISTRAL_E_HANDLE`, `MISTRAL_E_LIMIT`, `MISTRAL_E_UNSUPPORTED` (the
+ * model has no tokenizer or chat format, or a field cannot be honoured), `MISTRAL_E_BUFFER_TOO_SMALL`,
+ * `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
+ */
+MISTRAL_API
+mistral_status mistral_chat_encode(const struct mistral_model *MISTRAL_NONNULL model,
+                                   const char *MISTRAL_NONNULL request,
+                                   size_t request_len,
+                                   const char *MISTRAL_NULLABLE options,
+                                   size_t options_len,
+                                   uint32_t *MISTRAL_NULLABLE tokens,
+                                   size_t capacity,
+                                   size_t *MISTRAL_NONNULL count);
+
+/**
+ * Turns a chat-completions request into the text that the model reads for it, control tokens by their
+ * names, as mistral-common shows it: of a SentencePiece vocabulary the pieces, with U+2581 for a space. It is
+ * for people: the tokens of this text may be others than those of `mistral_chat_encode`. Options as for that
+ * function.
+ *
+ * Ownership: the caller frees `*out` with `mistral_buf_free`.
+ * Encoding: `request` and `options` are UTF-8 JSON, the text is UTF-8.
+ * NULL allowed: `options` if `options_len` is 0.
+ * Threads: any, several at once.
+ * Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT` (also a conversation that breaks a rule of
+ * the chat format), `MISTRAL_E_UTF8`, `MISTRAL_E_HANDLE`, `MISTRAL_E_NO_MEMORY`, `MISTRAL_E_LIMIT`,
+ * `MISTRAL_E_UNSUPPORTED` (as for `mistral_chat_encode`), `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
+ */
+MISTRAL_API
+mistral_status mistral_chat_render(const struct mistral_model *MISTRAL_NONNULL model,
+                                   const char *MISTRAL_NONNULL request,
+                                   size_t request_len,
+                                   const char *MISTRAL_NULLABLE options,
+                                   size_t options_len,
+                                   struct mistral_buf **MISTRAL_NONNULL out);
+
+/**
+ * Reads what a model has written back as a message of the assistant: `content`, `reasoning_content`,
+ * `tool_calls`, and `broken_tool_calls` for those that are cut off or malformed. What was written is either
+ * `text`, control tokens by their names, or `tokens`; the other is NULL.
+ *
+ * `options` is a JSON object: `tokenizer_version` (`"v7"` ...: Mistral's format in which it is read, if not
+ * the model's own).
+ *
+ * Ownership: the caller frees `*out` with `mistral_buf_free`.
+ * Encoding: `text` is UTF-8, `options` and the message are UTF-8 JSON.
+ * NULL allowed: `text` if `text_len` is 0, `tokens` if `count` is 0, `options` if `options_len` is 0.
+ * Threads: any, several at once.
+ * Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT` (a token that does not exist, text and
+ * tokens together, or the options), `MISTRAL_E_UTF8`, `MISTRAL_E_HANDLE`, `MISTRAL_E_NO_MEMORY`,
+ * `MISTRAL_E_LIMIT`, `MISTRAL_E_UNSUPPORTED` (the model has no tokenizer), `MISTRAL_E_FORKED`,
+ * `MISTRAL_E_INTERNAL`.
+ */
+MISTRAL_API
+mistral_status mistral_chat_parse(const struct mistral_model *MISTRAL_NONNULL model,
+                                  const char *MISTRAL_NULLABLE text,
+                                  size_t text_len,
+                                  const uint32_t *MISTRAL_NULLABLE tokens,
+                                  size_t count,
+                                  const char *MISTRAL_NULLABLE options,
+                                  size_t options_len,
+                                  struct mistral_buf **MISTRAL_NONNULL out);
+
+/**
+ * Turns tokens into one vector of `dim` numbers (see `mistral_model_info`): the hidden states of the tokens after the
+ * model's last norm, pooled. A text becomes tokens by `mistral_encode`, most often with its option `bos`.
+ *
+ * `options` is a JSON object: `pooling` (`"mean"`, the default, of all tokens, or `"last"`: that of the last
+ * token), `normalize` (`true`, the default, scales the vector to a length of 1). Mistral's generative models were
+ * not trained to embed: expect rough similarities of them. There may be as many tokens as the model was made
+ * for, and memory for their cache is needed during the call.
+ *
+ * `*count` is written also with `MISTRAL_E_BUFFER_TOO_SMALL`, which is found before anything is evaluated: the
+ * number of floats that there are.
+ *
+ * Encoding: `options` is UTF-8.
+ * NULL allowed: `options` if `options_len` is 0, `cancel`, `embedding` if `capacity` is 0.
+ * Threads: any, several at once.
+ * Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT` (the options, no token, or one outside the
+ * vocabulary), `MISTRAL_E_UTF8`, `MISTRAL_E_HANDLE`, `MISTRAL_E_LIMIT`, `MISTRAL_E_FORMAT` (the weights are damaged),
+ * `MISTRAL_E_UNSUPPORTED` (no weights), `MISTRAL_E_CANCELLED`, `MISTRAL_E_BUFFER_TOO_SMALL`, `MISTRAL_E_DEVICE`,
+ * `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
+ */
+MISTRAL_API
+mistral_status mistral_embed(const struct mistral_model *MISTRAL_NONNULL model,
+                             const uint32_t *MISTRAL_NONNULL tokens,
+                             size_t token_count,
+                             const char *MISTRAL_NULLABLE options,
+                             size_t options_len,
+                             const struct mistral_cancel *MISTRAL_NULLABLE cancel,
+                             float *MISTRAL_NULLABLE embedding,
+                             size_t capacity,
+                             size_t *MISTRAL_NONNULL count);
 
 #ifdef __cplusplus
 }  // extern "C"

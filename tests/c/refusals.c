@@ -21,6 +21,16 @@ static int32_t on_event(void *user_data, const mistral_event *event) {
   return 0;
 }
 
+typedef struct { char text[512]; size_t len; } answer;
+
+static int32_t on_answer(void *user_data, const mistral_event *event) {
+  answer *so_far = user_data;
+  CHECK(so_far->len + event->text_len < sizeof so_far->text);
+  memcpy(so_far->text + so_far->len, event->text, event->text_len);
+  so_far->len += event->text_len;
+  return 0;
+}
+
 static mistral_status generate(mistral_session *session, const uint32_t *tokens, size_t count, const char *options) {
   return mistral_generate(session, tokens, count, LEN(options), NULL, on_event, NULL);
 }
@@ -28,10 +38,17 @@ static mistral_status generate(mistral_session *session, const uint32_t *tokens,
 /* GGML_ASSERT(n_tokens_all <= cparams.n_batch): a prompt longer than a batch. Here only the context bounds it. */
 static void long_prompts(void) {
   static uint32_t tokens[5000];
+  float embedding[32];
+  size_t count = 0;
   mistral_session *session = session_of("{\"context\": 4096}");
   OK(mistral_prefill(session, tokens, 4000, NULL, NULL, NULL));
   CHECK(mistral_prefill(session, tokens, 5000, NULL, NULL, NULL) == MISTRAL_E_CONTEXT_FULL);
-  CHECK(mistral_prefill(session, tokens, (size_t)-1 / 8, NULL, NULL, NULL) != MISTRAL_OK);
+  /* A count that was negative before it was converted (GHSA-7rxv-5jhh-j6xx): what it counts is not looked at. */
+  CHECK(mistral_prefill(session, tokens, (size_t)-1, NULL, NULL, NULL) == MISTRAL_E_ARGUMENT);
+  CHECK(mistral_prefill(session, tokens, (size_t)-1 / 8, NULL, NULL, NULL) == MISTRAL_E_CONTEXT_FULL);
+  CHECK(generate(session, tokens, (size_t)-1 / 8, "{}") == MISTRAL_E_CONTEXT_FULL);
+  CHECK(mistral_embed(model, tokens, (size_t)-1 / 8, NULL, 0, NULL, NULL, 0, &count) == MISTRAL_E_BUFFER_TOO_SMALL && count == 32);
+  CHECK(mistral_embed(model, tokens, (size_t)-1 / 8, NULL, 0, NULL, embedding, 32, &count) == MISTRAL_E_LIMIT);
   OK(mistral_prefill(session, tokens, 96, NULL, NULL, NULL));
   /* A full context, which it shifts or answers with "failed to decode". */
   CHECK(mistral_prefill(session, tokens, 1, NULL, NULL, NULL) == MISTRAL_E_CONTEXT_FULL);
@@ -135,6 +152,35 @@ static void samplers(void) {
   OK(mistral_session_free(session));
 }
 
+/* Grammars: one that does not parse, or that nothing obeys; "Unexpected empty grammar stack" after a token that is not of the grammar. */
+static void grammars(void) {
+  mistral_session *session = session_of("{\"context\": 256}");
+  const char *refused[] = {
+      "{\"regex\": \"(\"}", "{\"grammar\": \"start: nothing\"}", "{\"grammar\": \"\"}",
+      "{\"json_schema\": {\"type\": \"no type\"}}", "{\"json_schema\": 7}", "{\"regex\": \"a\", \"json_object\": true}",
+  };
+  uint32_t token = 1;
+  answer found = {0};
+  size_t i;
+  for (i = 0; i < sizeof refused / sizeof *refused; i++) {
+    mistral_status status = generate(session, &token, 1, refused[i]);
+    CHECK(status == MISTRAL_E_ARGUMENT || status == MISTRAL_E_UNSUPPORTED);
+  }
+  /* The tokens that the model and the bias want are not of the grammar, its end is forbidden: it ends where the grammar does. */
+  OK(mistral_session_reset(session));
+  OK(mistral_generate(session, &token, 1, LEN("{\"regex\": \"(ab)+c\", \"logit_bias\": {\"65\": 100, \"66\": -100}, \"ignore_eos\": true, \"max_tokens\": 40}"),
+                      NULL, on_answer, &found));
+  CHECK(strncmp(found.text, "ab", 2) == 0);
+  /* A dead end from the first token on: nothing but the end of the answer obeys. */
+  memset(&found, 0, sizeof found);
+  CHECK(mistral_generate(session, &token, 1, LEN("{\"regex\": \"\", \"ignore_eos\": true, \"max_tokens\": 5}"), NULL, on_answer, &found) !=
+        MISTRAL_E_INTERNAL);
+  CHECK(found.len == 0);
+  OK(mistral_session_reset(session));
+  OK(generate(session, &token, 1, "{\"max_tokens\": 2}"));
+  OK(mistral_session_free(session));
+}
+
 /* Requests: templates and messages that throw through its C interface. */
 static void requests(void) {
   const char *cases[] = {
@@ -159,6 +205,7 @@ int main(int argc, char **argv) {
   nothing_yet();
   blobs();
   samplers();
+  grammars();
   requests();
   OK(mistral_model_free(model));
   return 0;

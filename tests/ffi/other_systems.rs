@@ -82,7 +82,7 @@ fn the_library_of_macos() {
     let program = folder.path().join("program");
     let (code, mut clang) = (client(folder.path()), Command::new("clang"));
     clang
-        .args([target, "-ffreestanding", "-nostdlib"])
+        .args([target, version, "-ffreestanding", "-nostdlib"])
         .arg(format!("--ld-path={}", linker("ld64.lld").display()));
     clang.args(["-Wl,-undefined,dynamic_lookup", "-o"]).arg(&program).arg(&code).arg(&library);
     run(clang.arg("-I").arg(prefix.join("include")));

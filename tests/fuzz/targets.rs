@@ -414,7 +414,7 @@ fn read_request(input: &[u8]) -> bool {
     let Ok(request) = ChatRequest::from_json(&text) else { return false };
     let mut accepted = false;
     for version in TokenizerVersion::ALL {
-        let mode = if text.len() % 2 == 0 { ValidationMode::Test } else { ValidationMode::Agnostic };
+        let mode = if text.len().is_multiple_of(2) { ValidationMode::Test } else { ValidationMode::Agnostic };
         let format = ChatFormat::new(version).with_mode(mode).with_settings(ModelSettings::default());
         if let Ok(prompt) = format.prompt(&request) {
             accepted |= prompt.to_tokens(&TOKENIZER).is_ok();

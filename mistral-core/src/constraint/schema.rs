@@ -30,6 +30,10 @@ const NOT_ENFORCED: [&str; 18] = [
     "x-guidance",
 ];
 
+/// Keywords whose value is a whole number.
+const COUNTS: [&str; 6] =
+    ["minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties"];
+
 /// What is enforced, for messages.
 const ENFORCED: &str = "type, enum, const, anyOf, oneOf of disjoint schemas, allOf, $ref within the schema, properties, \
      patternProperties, additionalProperties, required, minProperties, maxProperties, items, prefixItems, minItems, maxItems, minLength, \
@@ -61,7 +65,28 @@ pub(super) fn with_options(schema: &Value) -> Value {
     };
     let whitespace = serde_json::json!({"whitespace_pattern": r"[\x20\x0A\x0D\x09]{1,64}"});
     schema.insert("x-guidance".to_owned(), whitespace);
-    Value::Object(schema)
+    let mut schema = Value::Object(schema);
+    write_counts(&mut schema);
+    schema
+}
+
+/// Writes counts such as `3.0`, which are whole numbers to JSON Schema, in the way that `llguidance` reads. Where the same
+/// keys stand in a constant, the number stays the same.
+fn write_counts(value: &mut Value) {
+    match value {
+        Value::Object(object) => {
+            for (key, value) in object {
+                let whole = value.as_f64().filter(|n| COUNTS.contains(&key.as_str()) && n.fract() == 0.0);
+                // Beyond this a count of anything is as good as none.
+                match whole.filter(|n| (0.0..1e15).contains(n)) {
+                    Some(count) => *value = (count as u64).into(),
+                    None => write_counts(value),
+                }
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(write_counts),
+        _ => {}
+    }
 }
 
 fn check_depth(schema: &Value, name: &str) -> Result<()> {

@@ -293,6 +293,25 @@ fn schemas_that_nothing_satisfies_or_that_are_wrong_are_refused() {
 }
 
 #[test]
+fn large_unions_are_within_the_limits() {
+    let of = |i: usize| json!({"type": "object", "properties": {"kind": {"const": format!("k{i}")}}, "required": ["kind"]});
+    let constraint = schema(json!({"anyOf": (0..150).map(of).collect::<Vec<_>>()})).unwrap();
+    assert!(takes(&constraint, r#"{"kind":"k7"}"#) && takes(&constraint, r#"{"kind":"k149"}"#));
+    assert!(!takes(&constraint, r#"{"kind":"k150"}"#));
+}
+
+#[test]
+fn a_whole_number_may_have_a_point() {
+    let constraint =
+        schema(json!({"items": {"type": "string", "maxLength": 2.0}, "minItems": 1.0, "type": "array"}))
+            .unwrap();
+    assert!(
+        takes(&constraint, r#"["ab"]"#) && !takes(&constraint, r#"["abc"]"#) && !takes(&constraint, "[]")
+    );
+    assert!(schema(json!({"type": "string", "maxLength": 2.5})).is_err());
+}
+
+#[test]
 fn boolean_and_recursive_schemas_work() {
     assert!(takes(&schema(json!(true)).unwrap(), "[1, \"a\", {}]"));
     let list = json!({

@@ -40,7 +40,7 @@ use split::Splitter;
 use vocab::{Kind, NONE, Vocab};
 
 /// The largest tokenizer file that is read; published ones are under 40 MB.
-const MAX_FILE: u64 = 1 << 28;
+pub(crate) const MAX_FILE: usize = 1 << 28;
 
 /// A vocabulary and the rules that turn text into its tokens and back. Immutable; share it freely between threads.
 pub struct Tokenizer {
@@ -118,7 +118,7 @@ impl Tokenizer {
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         if path.is_dir() {
-            return match Self::find(path)? {
+            return match file_in(path)? {
                 Some(file) => Self::open(file),
                 None => Err(Error::format(
                     path.display(),
@@ -128,26 +128,43 @@ impl Tokenizer {
                 )),
             };
         }
-        let bytes = read(path)?;
-        let file = path.display().to_string();
+        let config = || {
+            let config = path.with_file_name("tokenizer_config.json");
+            if config.is_file() { read(&config).map(Some) } else { Ok(None) }
+        };
+        Self::from_file(&read(path)?, &path.display().to_string(), config)
+    }
+
+    /// Reads any of the files that [`Tokenizer::open`] opens. `config` is asked for the `tokenizer_config.json` of Hugging Face's.
+    pub(crate) fn from_file(
+        bytes: &[u8],
+        file: &str,
+        config: impl FnOnce() -> Result<Option<Vec<u8>>>,
+    ) -> Result<Self> {
         if !bytes.trim_ascii_start().starts_with(b"{") {
-            return Self::from_sentencepiece(&bytes, &file);
+            return Self::from_sentencepiece(bytes, file);
         }
-        match tekken::is_tekken(&bytes) {
-            true => Self::from_tekken(&bytes, &file),
-            false => {
-                let config = path.with_file_name("tokenizer_config.json");
-                let config = if config.is_file() { Some(read(&config)?) } else { None };
-                Self::from_hf(&bytes, config.as_deref(), &file)
-            }
+        match tekken::is_tekken(bytes) {
+            true => Self::from_tekken(bytes, file),
+            false => Self::from_hf(bytes, config()?.as_deref(), file),
         }
     }
 
-    /// The tokenizer file of a folder.
-    ///
-    /// [`Error::Io`] if the folder cannot be read.
-    pub fn find(folder: &Path) -> Result<Option<PathBuf>> {
-        file_in(folder)
+    /// Which of the names in a folder is the tokenizer.
+    pub(crate) fn choose(names: &[String]) -> Option<&String> {
+        // Where several versions of a SentencePiece file lie side by side, the newest.
+        let sentencepiece = |name: &&String| {
+            let base = name.split(".model").next().unwrap_or_default();
+            base.contains("tokenizer")
+                && TokenizerVersion::from_file_name(name).is_ok_and(|version| version.is_some())
+        };
+        let newest = names
+            .iter()
+            .filter(sentencepiece)
+            .max_by_key(|name| (TokenizerVersion::from_file_name(name).ok().flatten(), name.as_str()));
+        let tekken = names.iter().find(|name| *name == "tekken.json");
+        let huggingface = names.iter().find(|name| *name == "tokenizer.json");
+        tekken.or(newest).or(huggingface)
     }
 
     /// Reads Mistral's own JSON format. `file` is what errors call it.
@@ -439,7 +456,7 @@ fn no_bytes() -> Box<[u32; 256]> {
 
 fn read(path: &Path) -> Result<Vec<u8>> {
     let size = std::fs::metadata(path).map_err(|error| Error::io(path, error))?.len();
-    if size > MAX_FILE {
+    if size > MAX_FILE as u64 {
         return Err(Error::limit("size of a tokenizer file", size, MAX_FILE));
     }
     std::fs::read(path).map_err(|error| Error::io(path, error))
@@ -453,17 +470,5 @@ fn file_in(folder: &Path) -> Result<Option<PathBuf>> {
         let name = entry.map_err(|error| Error::io(folder, error))?.file_name();
         names.extend(name.into_string().ok());
     }
-    // Where several versions of a SentencePiece file lie side by side, the newest.
-    let sentencepiece = |name: &&String| {
-        let base = name.split(".model").next().unwrap_or_default();
-        base.contains("tokenizer")
-            && TokenizerVersion::from_file_name(name).is_ok_and(|version| version.is_some())
-    };
-    let newest = names
-        .iter()
-        .filter(sentencepiece)
-        .max_by_key(|name| (TokenizerVersion::from_file_name(name).ok().flatten(), name.as_str()));
-    let tekken = names.iter().find(|name| *name == "tekken.json");
-    let huggingface = names.iter().find(|name| *name == "tokenizer.json");
-    Ok(tekken.or(newest).or(huggingface).map(|name| folder.join(name)))
+    Ok(Tokenizer::choose(&names).map(|name| folder.join(name)))
 }

@@ -2,11 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+use super::files::Files;
 use super::safetensors::Index;
 use crate::error::{Error, Result};
-
-/// Entries of a folder that are looked at; published model folders hold a few hundred.
-const MAX_ENTRIES: usize = 1 << 16;
 
 /// The files of one checkpoint.
 pub(crate) struct Layout {
@@ -27,19 +25,19 @@ pub(crate) enum Weights {
 }
 
 /// Finds the checkpoint that `path`, a folder or a file, stands for.
-pub(crate) fn find(path: &Path) -> Result<Layout> {
-    let metadata = std::fs::metadata(path).map_err(|e| Error::io(path, e))?;
-    if metadata.is_dir() {
-        return Folder::read(path)?.layout();
+pub(crate) fn find(path: &Path, files: &Files) -> Result<Layout> {
+    if files.is_folder(path)? {
+        return Folder { path: path.to_owned(), names: files.names(path)?, files }.layout();
     }
     let folder = path.parent().unwrap_or(Path::new("")).to_owned();
     let file_name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let weights = single_file(path, &folder, &file_name)?;
-    let beside = |name: &str| Some(folder.join(name)).filter(|path| path.is_file());
-    Ok(Layout { config_json: beside("config.json"), params_json: beside("params.json"), folder, weights })
+    let weights = single_file(path, &folder, &file_name, files)?;
+    let (config_json, params_json) =
+        (files.beside(&folder, "config.json"), files.beside(&folder, "params.json"));
+    Ok(Layout { config_json, params_json, folder, weights })
 }
 
-fn single_file(path: &Path, folder: &Path, name: &str) -> Result<Weights> {
+fn single_file(path: &Path, folder: &Path, name: &str, files: &Files) -> Result<Weights> {
     let with_siblings = || match Shard::parse(name) {
         Some(shard) => (1..=shard.count).map(|number| folder.join(shard.sibling(number))).collect(),
         None => vec![path.to_owned()],
@@ -51,14 +49,14 @@ fn single_file(path: &Path, folder: &Path, name: &str) -> Result<Weights> {
         return Ok(Weights::Safetensors { files: with_siblings(), index: None });
     }
     if name.ends_with(".safetensors.index.json") {
-        let index = Index::read(path)?;
+        let index = Index::read(path, files)?;
         return Ok(Weights::Safetensors { files: index.shards(), index: Some(index) });
     }
     if is_pickle(name) {
         return Err(pickle_error(name));
     }
     // Content stores keep files under names without a suffix.
-    if super::gguf::has_magic(path)? {
+    if super::gguf::has_magic(path, files)? {
         return Ok(Weights::Gguf(vec![path.to_owned()]));
     }
     Err(Error::unsupported("file", path.display(), "a folder, a .gguf file or a .safetensors file"))
@@ -106,9 +104,10 @@ impl<'a> Shard<'a> {
 }
 
 /// A folder and the names in it, sorted.
-struct Folder {
+struct Folder<'a> {
     path: PathBuf,
     names: Vec<String>,
+    files: &'a Files,
 }
 
 /// One way to load a folder.
@@ -118,28 +117,12 @@ struct Set {
 }
 
 impl Set {
-    fn is_complete(&self) -> bool {
-        self.files.iter().all(|file| file.is_file())
+    fn is_complete(&self, files: &Files) -> bool {
+        self.files.iter().all(|file| files.is_file(file))
     }
 }
 
-impl Folder {
-    fn read(path: &Path) -> Result<Self> {
-        let mut names = Vec::new();
-        for entry in std::fs::read_dir(path).map_err(|e| Error::io(path, e))? {
-            if names.len() == MAX_ENTRIES {
-                return Err(Error::limit(
-                    "entries of a model folder",
-                    format!("more in {}", path.display()),
-                    MAX_ENTRIES,
-                ));
-            }
-            names.push(entry.map_err(|e| Error::io(path, e))?.file_name().to_string_lossy().into_owned());
-        }
-        names.sort();
-        Ok(Self { path: path.to_owned(), names })
-    }
-
+impl Folder<'_> {
     fn layout(self) -> Result<Layout> {
         let config_json = self.file("config.json");
         let params_json = self.file("params.json");
@@ -154,11 +137,12 @@ impl Folder {
         // Mistral publishes folders that hold its own files and a Hugging Face conversion of the same model: its own
         // are the original. Each set needs its own configuration to be preferred.
         let native = self.native_set()?;
-        let set = if params_json.is_some() && native.as_ref().is_some_and(Set::is_complete) {
+        let is_complete = |set: &Option<Set>| set.as_ref().is_some_and(|set| set.is_complete(self.files));
+        let set = if params_json.is_some() && is_complete(&native) {
             native
         } else {
             let hf = self.hf_set()?;
-            let hf_fits = config_json.is_some() && hf.as_ref().is_some_and(Set::is_complete);
+            let hf_fits = config_json.is_some() && is_complete(&hf);
             if native.is_some() && !hf_fits { native } else { hf }
         };
         let Some(Set { files, index }) = set else { return Err(self.nothing_to_load()) };
@@ -220,7 +204,7 @@ impl Folder {
             return Ok(Some(Set { files: vec![file], index: None }));
         }
         if let Some(path) = self.file(&format!("{stem}.safetensors.index.json")) {
-            let index = Index::read(&path)?;
+            let index = Index::read(&path, self.files)?;
             return Ok(Some(Set { files: index.shards(), index: Some(index) }));
         }
         let shards: Vec<&str> = self.names.iter().map(String::as_str).filter(|name| is_shard(name)).collect();

@@ -3,7 +3,7 @@
 //! A map stays valid while the file keeps its length. If another process truncates the file while it is mapped, touching the lost
 //! pages ends the process (`SIGBUS`): a limit of memory mapping that no reader can check for. Model files must not be changed in place.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -34,20 +34,27 @@ impl AsRef<[u8]> for SharedMap {
 impl Mapped {
     /// Maps a regular file for reading.
     pub fn open(path: &Path) -> Result<Self> {
+        Self::open_with_metadata(path).map(|(mapped, _)| mapped)
+    }
+
+    /// As [`Mapped::open`], with what the system says of the file that was mapped.
+    pub fn open_with_metadata(path: &Path) -> Result<(Self, Metadata)> {
         let metadata = std::fs::metadata(path).map_err(|e| Error::io(path, e))?;
         // Checked before the file is opened: opening a pipe would wait for its writer.
         if !metadata.is_file() {
             return Err(Error::format(path.display(), "the path", "not a regular file", "a regular file"));
         }
-        if metadata.len() == 0 {
-            return Ok(Self { path: path.to_owned(), map: None, bytes: Bytes::new() });
-        }
         let file = File::open(path).map_err(|e| Error::io(path, e))?;
+        let metadata = file.metadata().map_err(|e| Error::io(path, e))?;
+        if metadata.len() == 0 {
+            return Ok((Self { path: path.to_owned(), map: None, bytes: Bytes::new() }, metadata));
+        }
         // SAFETY: the map is read-only and lives as long as any slice of it (`Bytes` owns a clone of the `Arc`). That
         // the file is not truncated or rewritten under us is the documented condition of this module.
         let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::io(path, e))?;
         let map = SharedMap(Arc::new(map));
-        Ok(Self { path: path.to_owned(), bytes: Bytes::from_owner(map.clone()), map: Some(map) })
+        let bytes = Bytes::from_owner(map.clone());
+        Ok((Self { path: path.to_owned(), bytes, map: Some(map) }, metadata))
     }
 
     /// The path that was opened.

@@ -7,6 +7,7 @@
 
 mod catalog;
 mod digest;
+mod files;
 mod folder;
 mod fp8;
 pub mod gguf;
@@ -32,8 +33,12 @@ use crate::control::{Control, Progress};
 use crate::error::{Error, Result};
 use crate::quant::Format;
 use catalog::Catalog;
+#[cfg(test)]
+pub(crate) use digest::STEP;
+pub(crate) use digest::sha256;
+pub(crate) use files::{Files, MAX_ENTRIES};
 use folder::{Layout, Weights};
-use mmap::Mapped;
+pub(crate) use mmap::Mapped;
 use names::Naming;
 use resolve::Entry;
 use sidecar::{MAX_CONFIG_BYTES, Sidecar, read_json};
@@ -48,10 +53,15 @@ use sidecar::{MAX_CONFIG_BYTES, Sidecar, read_json};
 /// Each names the file and the key or tensor: a path that does not open, a damaged or truncated file, a model or tensor type that
 /// is not supported, a missing or superfluous tensor, a wrong shape; [`Error::Cancelled`].
 pub fn open(path: &Path, control: &mut Control<'_>) -> Result<Checkpoint> {
-    let layout = folder::find(path)?;
+    open_from(&Files::on_disk(), path, control)
+}
+
+/// As [`open`], from `files`.
+pub(crate) fn open_from(files: &Files, path: &Path, control: &mut Control<'_>) -> Result<Checkpoint> {
+    let layout = folder::find(path, files)?;
     match &layout.weights {
-        Weights::Gguf(files) => open_gguf(path, files, control),
-        Weights::Safetensors { .. } => open_safetensors(path, &layout, control),
+        Weights::Gguf(paths) => open_gguf(path, paths, files, control),
+        Weights::Safetensors { .. } => open_safetensors(path, &layout, files, control),
     }
 }
 
@@ -70,15 +80,15 @@ pub struct Carried {
 ///
 /// # Errors
 /// As [`open`], for the files that are read.
-pub fn carried_by_folder(folder: &Path) -> Result<Carried> {
-    let config = Some(folder.join("config.json")).filter(|path| path.is_file());
-    let config = config.as_deref().map(ConfigFile::read).transpose()?;
-    let sidecar = Sidecar::of_folder(folder, config.as_ref().map(|f| (f.name.as_str(), &f.value)))?;
+pub(crate) fn carried_by_folder(folder: &Path, files: &Files) -> Result<Carried> {
+    let config = files.beside(folder, "config.json");
+    let config = config.as_deref().map(|path| ConfigFile::read(path, files)).transpose()?;
+    let sidecar = Sidecar::of_folder(folder, config.as_ref().map(|f| (f.name.as_str(), &f.value)), files)?;
     if sidecar.tokenizer.is_none()
-        && let Ok(Layout { weights: Weights::Gguf(files), .. }) = folder::find(folder)
-        && let Some(first) = files.first()
+        && let Ok(Layout { weights: Weights::Gguf(paths), .. }) = folder::find(folder, files)
+        && let Some(first) = paths.first()
     {
-        return carried_by_gguf(first);
+        return carried_by_gguf(first, files);
     }
     Ok(sidecar.into())
 }
@@ -87,16 +97,16 @@ pub fn carried_by_folder(folder: &Path) -> Result<Carried> {
 ///
 /// # Errors
 /// As [`open`], for what stands before the tensors.
-pub fn carried_by_gguf(file: &Path) -> Result<Carried> {
-    Ok(Sidecar::of_gguf(&gguf::metadata_of(file)?)?.into())
+pub(crate) fn carried_by_gguf(file: &Path, files: &Files) -> Result<Carried> {
+    Ok(Sidecar::of_gguf(&gguf::metadata_of(file, files)?)?.into())
 }
 
 /// Whether a file begins as GGUF does.
 ///
 /// # Errors
 /// [`Error::Io`].
-pub fn is_gguf(file: &Path) -> Result<bool> {
-    gguf::has_magic(file)
+pub(crate) fn is_gguf(file: &Path, files: &Files) -> Result<bool> {
+    gguf::has_magic(file, files)
 }
 
 impl From<Sidecar> for Carried {
@@ -244,24 +254,29 @@ impl Checkpoint {
     }
 }
 
-fn open_safetensors(path: &Path, layout: &Layout, control: &mut Control<'_>) -> Result<Checkpoint> {
-    let Weights::Safetensors { files, index } = &layout.weights else {
+fn open_safetensors(
+    path: &Path,
+    layout: &Layout,
+    files: &Files,
+    control: &mut Control<'_>,
+) -> Result<Checkpoint> {
+    let Weights::Safetensors { files: shards, index } = &layout.weights else {
         return Err(Error::Internal("not a safetensors layout".to_owned()));
     };
-    announce(files, control)?;
+    announce(shards, files, control)?;
     let mut catalog = Catalog::default();
-    for file in files {
+    for shard in shards {
         control.check()?;
-        safetensors::add_file(&mut catalog, file)?;
+        safetensors::add_file(&mut catalog, shard, files)?;
     }
     if let Some(index) = index {
         index.check(&catalog)?;
     }
     let naming = Naming::detect(&catalog);
-    let config_json = layout.config_json.as_deref().map(ConfigFile::read).transpose()?;
+    let config_json = layout.config_json.as_deref().map(|path| ConfigFile::read(path, files)).transpose()?;
     let config = match (naming, &layout.params_json, &config_json) {
         (Naming::Native, Some(params_json), _) | (_, Some(params_json), None) => {
-            let file = ConfigFile::read(params_json)?;
+            let file = ConfigFile::read(params_json, files)?;
             params::parse(&file.name, &file.value, resolve::evidence(&catalog, naming))?
         }
         (_, _, Some(file)) => hf::parse(&file.name, &file.value, resolve::evidence(&catalog, naming))?,
@@ -275,15 +290,15 @@ fn open_safetensors(path: &Path, layout: &Layout, control: &mut Control<'_>) -> 
             ));
         }
     };
-    let sidecar =
-        Sidecar::of_folder(&layout.folder, config_json.as_ref().map(|f| (f.name.as_str(), &f.value)))?;
+    let config_json = config_json.as_ref().map(|f| (f.name.as_str(), &f.value));
+    let sidecar = Sidecar::of_folder(&layout.folder, config_json, files)?;
     finish(path, catalog, naming, config, sidecar, control)
 }
 
-fn open_gguf(path: &Path, files: &[PathBuf], control: &mut Control<'_>) -> Result<Checkpoint> {
-    announce(files, control)?;
+fn open_gguf(path: &Path, paths: &[PathBuf], files: &Files, control: &mut Control<'_>) -> Result<Checkpoint> {
+    announce(paths, files, control)?;
     let mut catalog = Catalog::default();
-    let metadata = gguf::add_files(&mut catalog, files, control)?;
+    let metadata = gguf::add_files(&mut catalog, paths, files, control)?;
     let factors = catalog.tensors.get(resolve::ROPE_FACTORS);
     let factors = factors.map(|tensor| catalog.floats(resolve::ROPE_FACTORS, tensor)).transpose()?;
     let config = gguf_config::parse(&*metadata, factors, resolve::evidence(&catalog, Naming::Gguf))?;
@@ -291,9 +306,8 @@ fn open_gguf(path: &Path, files: &[PathBuf], control: &mut Control<'_>) -> Resul
 }
 
 /// Reports that loading begins: the bytes to come are those of the weights, of which none is read here.
-fn announce(files: &[PathBuf], control: &mut Control<'_>) -> Result<()> {
-    let size = |path: &PathBuf| std::fs::metadata(path).map(|m| m.len()).map_err(|e| Error::io(path, e));
-    let total = files.iter().map(size).sum::<Result<u64>>()?;
+fn announce(paths: &[PathBuf], files: &Files, control: &mut Control<'_>) -> Result<()> {
+    let total = paths.iter().map(|path| files.len(path)).sum::<Result<u64>>()?;
     control.step(Progress { phase: "load", done: 0, total })
 }
 
@@ -324,8 +338,8 @@ struct ConfigFile {
 }
 
 impl ConfigFile {
-    fn read(path: &Path) -> Result<Self> {
-        Ok(Self { name: path.display().to_string(), value: read_json(path, MAX_CONFIG_BYTES)? })
+    fn read(path: &Path, files: &Files) -> Result<Self> {
+        Ok(Self { name: path.display().to_string(), value: read_json(path, MAX_CONFIG_BYTES, files)? })
     }
 }
 

@@ -8,18 +8,18 @@ use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
 use super::catalog::{Catalog, RawTensor};
-use super::mmap::Mapped;
+use super::files::Files;
 use super::sidecar::read_json;
 use crate::config::{Fields, describe};
 use crate::error::{Error, Result};
 use crate::quant::Format;
 
 /// Largest index that is read. That of the largest published model is below 10 MB.
-const MAX_INDEX_BYTES: u64 = 64 << 20;
+const MAX_INDEX_BYTES: usize = 64 << 20;
 
 /// Adds the tensors of one file to the catalogue.
-pub(crate) fn add_file(catalog: &mut Catalog, path: &Path) -> Result<()> {
-    let mapped = Mapped::open(path)?;
+pub(crate) fn add_file(catalog: &mut Catalog, path: &Path, files: &Files) -> Result<()> {
+    let mapped = files.map(path)?;
     let bytes = mapped.bytes();
     let (header_len, metadata) = SafeTensors::read_metadata(bytes)
         .map_err(|e| Error::format(mapped.name(), "safetensors header", e, "a complete safetensors file"))?;
@@ -56,8 +56,8 @@ pub(crate) struct Index {
 
 impl Index {
     /// Reads an index. Shards must be plain names of files beside it.
-    pub fn read(path: &Path) -> Result<Self> {
-        let json = read_json(path, MAX_INDEX_BYTES)?;
+    pub fn read(path: &Path, files: &Files) -> Result<Self> {
+        let json = read_json(path, MAX_INDEX_BYTES, files)?;
         let file = path.display().to_string();
         let root = Fields::root(&file, &json)?;
         let Some(Value::Object(map)) = root.get("weight_map") else {

@@ -1,18 +1,17 @@
 //! The small files beside the weights: tokenizer, chat template, generation settings.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::Value;
 
+use super::files::Files;
 use super::gguf::Metadata;
 use crate::config::{Fields, describe};
 use crate::error::{Error, Result};
 
 /// Largest configuration file that is read.
-pub(crate) const MAX_CONFIG_BYTES: u64 = 16 << 20;
+pub(crate) const MAX_CONFIG_BYTES: usize = 16 << 20;
 
 /// Where the tokenizer of a checkpoint is.
 #[derive(Clone, Debug)]
@@ -53,9 +52,9 @@ pub(crate) struct Sidecar {
 
 impl Sidecar {
     /// Reads the files of a folder. `config` is its `config.json`, where it has one.
-    pub fn of_folder(folder: &Path, config: Option<(&str, &Value)>) -> Result<Self> {
-        let beside = |name: &str| Some(folder.join(name)).filter(|path| path.is_file());
-        let mut sidecar = Self { tokenizer: find_tokenizer(folder), ..Self::default() };
+    pub fn of_folder(folder: &Path, config: Option<(&str, &Value)>, files: &Files) -> Result<Self> {
+        let beside = |name: &str| files.beside(folder, name);
+        let mut sidecar = Self { tokenizer: find_tokenizer(folder, files), ..Self::default() };
         if let Some((file, value)) = config {
             let root = Fields::root(file, value)?;
             sidecar.add_eos(&root)?;
@@ -64,11 +63,11 @@ impl Sidecar {
             }
         }
         if let Some(path) = beside("generation_config.json") {
-            let (file, value) = (path.display().to_string(), read_json(&path, MAX_CONFIG_BYTES)?);
+            let (file, value) = (path.display().to_string(), read_json(&path, MAX_CONFIG_BYTES, files)?);
             sidecar.add_eos(&Fields::root(&file, &value)?)?;
         }
         if let Some(path) = beside("tokenizer_config.json") {
-            let (file, value) = (path.display().to_string(), read_json(&path, MAX_CONFIG_BYTES)?);
+            let (file, value) = (path.display().to_string(), read_json(&path, MAX_CONFIG_BYTES, files)?);
             let root = Fields::root(&file, &value)?;
             sidecar.bos_token = special_token(&root, "bos_token")?;
             sidecar.eos_token = special_token(&root, "eos_token")?;
@@ -76,11 +75,11 @@ impl Sidecar {
         }
         // Files of their own, the newer places, win over tokenizer_config.json.
         if let Some(path) = beside("chat_template.json") {
-            let (file, value) = (path.display().to_string(), read_json(&path, MAX_CONFIG_BYTES)?);
+            let (file, value) = (path.display().to_string(), read_json(&path, MAX_CONFIG_BYTES, files)?);
             sidecar.chat_templates = chat_templates(&Fields::root(&file, &value)?)?;
         }
         if let Some(path) = beside("chat_template.jinja") {
-            let source = read_text(&path, MAX_CONFIG_BYTES)?;
+            let source = read_text(&path, MAX_CONFIG_BYTES, files)?;
             sidecar.chat_templates.retain(|template| template.name != "default");
             sidecar.chat_templates.insert(0, ChatTemplate { name: "default".to_owned(), source });
         }
@@ -148,8 +147,8 @@ impl Sidecar {
 }
 
 /// Reads a JSON file of at most `max` bytes.
-pub(crate) fn read_json(path: &Path, max: u64) -> Result<Value> {
-    let text = read_text(path, max)?;
+pub(crate) fn read_json(path: &Path, max: usize, files: &Files) -> Result<Value> {
+    let text = read_text(path, max, files)?;
     // The parser itself bounds the depth of nesting.
     serde_json::from_str(&text).map_err(|e| {
         let place = format!("line {} column {}", e.line(), e.column());
@@ -157,18 +156,8 @@ pub(crate) fn read_json(path: &Path, max: u64) -> Result<Value> {
     })
 }
 
-fn read_text(path: &Path, max: u64) -> Result<String> {
-    let metadata = std::fs::metadata(path).map_err(|e| Error::io(path, e))?;
-    if !metadata.is_file() {
-        return Err(Error::format(path.display(), "the path", "not a regular file", "a regular file"));
-    }
-    let mut bytes = Vec::new();
-    let file = File::open(path).map_err(|e| Error::io(path, e))?;
-    file.take(max + 1).read_to_end(&mut bytes).map_err(|e| Error::io(path, e))?;
-    if bytes.len() as u64 > max {
-        let found = format!("{} bytes in {}", metadata.len(), path.display());
-        return Err(Error::limit("size of a configuration file", found, format!("{max} bytes")));
-    }
+fn read_text(path: &Path, max: usize, files: &Files) -> Result<String> {
+    let bytes = files.read(path, max, "configuration file")?;
     String::from_utf8(bytes).map_err(|e| {
         let place = format!("byte {}", e.utf8_error().valid_up_to());
         Error::format(path.display(), place, "invalid UTF-8", "UTF-8 text")
@@ -176,7 +165,7 @@ fn read_text(path: &Path, max: u64) -> Result<String> {
 }
 
 /// Tekken before SentencePiece before Hugging Face: the first two are what the model was trained with.
-fn find_tokenizer(folder: &Path) -> Option<TokenizerSource> {
+fn find_tokenizer(folder: &Path, files: &Files) -> Option<TokenizerSource> {
     // Newest instruction format first; the bare name means the first one, or is a copy of the one with a suffix.
     const SENTENCEPIECE: [&str; 7] = [
         "tokenizer.model.v7m1",
@@ -187,7 +176,7 @@ fn find_tokenizer(folder: &Path) -> Option<TokenizerSource> {
         "tokenizer.model.v1",
         "tokenizer.model",
     ];
-    let beside = |name: &str| Some(folder.join(name)).filter(|path| path.is_file());
+    let beside = |name: &str| files.beside(folder, name);
     if let Some(path) = beside("tekken.json") {
         return Some(TokenizerSource::Tekken(path));
     }

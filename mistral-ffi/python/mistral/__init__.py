@@ -29,6 +29,7 @@ from ._errors import (
     UnsupportedError,
     Utf8Error,
 )
+from ._evidence import audit_verify, verify
 from ._library import build_info, devices, load_library, version
 from ._model import Model, estimate
 from ._session import Event, Generation, Session, TokenLogprob
@@ -62,9 +63,11 @@ __all__ = [
     "TokenLogprob",
     "UnsupportedError",
     "Utf8Error",
+    "audit_verify",
     "build_info",
     "devices",
     "estimate",
     "load_library",
+    "verify",
     "version",
 ]

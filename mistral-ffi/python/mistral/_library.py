@@ -96,6 +96,8 @@ _FUNCTIONS: Dict[str, Tuple[Any, Sequence[Any]]] = {
     ),
     "mistral_generation_next": (c_int32, (c_void_p, POINTER(POINTER(EventStruct)))),
     "mistral_generation_free": (c_int32, (c_void_p,)),
+    "mistral_audit_verify": (c_int32, (*_TEXT, *_TEXT, c_void_p, ProgressFn, c_void_p, _OUT)),
+    "mistral_verify": (c_int32, (*_TEXT, *_TEXT, c_void_p, ProgressFn, c_void_p, _OUT)),
     "mistral_chat": (c_int32, (c_void_p, *_TEXT, c_void_p, ChunkFn, c_void_p, _OUT)),
     "mistral_session_chat": (c_int32, (c_void_p, *_TEXT, c_void_p, ChunkFn, c_void_p, _OUT)),
     "mistral_embed": (

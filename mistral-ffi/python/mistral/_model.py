@@ -19,7 +19,9 @@ class Model(Chats):
     """A model that was opened. Immutable: any number of threads and sessions may use it at once.
 
     ``path`` is a folder or a file. Options: ``threads``, ``quantize`` (``"q8_0"``, ``"q4_0"``, ``"q4_k"``), ``activation``
-    (``"int8"``, ``"f32"``), ``weights`` (``False`` opens the tokenizer alone), ``tokenizer_version``; and bounds, which raise
+    (``"int8"``, ``"f32"``), ``weights`` (``False`` opens the tokenizer alone), ``tokenizer_version``; ``verify`` (the options of
+    :func:`mistral.verify`: the model opens only if its files are those that were vouched for), ``audit`` (what runs is written down: ``path``,
+    ``required``, ``key``, ``text``, ``rotate_bytes``, ``sync_every``, ``checkpoint``, ``caller_ref``, as ``mistral.h`` says); and bounds, which raise
     :class:`mistral.LimitError`: ``max_memory``, ``max_model_bytes``, ``max_sessions``, and for each call
     ``max_prompt_tokens``, ``max_output_tokens``, ``max_time_ms``.
     """

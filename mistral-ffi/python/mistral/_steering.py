@@ -34,7 +34,7 @@ class Cancel(Handle):
 class Progress:
     """How far a long call has come."""
 
-    #: What is being done: ``"load"``, ``"prefill"`` or ``"digest"``.
+    #: What is being done: ``"verify"``, ``"load"``, ``"prefill"``, ``"digest"`` or ``"audit"``.
     phase: str
     #: Units done: tokens while prefilling, otherwise bytes.
     done: int

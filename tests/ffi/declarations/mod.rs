@@ -4,9 +4,9 @@
 use crate::support::repository;
 
 /// The order of the header: what a function needs comes before it.
-const SOURCES: [&str; 15] = [
+const SOURCES: [&str; 16] = [
     "types", "library", "status", "failure", "log", "buffer", "cancel", "model", "text", "session", "saved",
-    "step", "generate", "chat", "embed",
+    "step", "generate", "chat", "embed", "evidence",
 ];
 
 /// The header that the sources of the crate give.

@@ -3,8 +3,6 @@
 
 mod metadata;
 
-use std::fs::File;
-use std::io::Read;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,7 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::catalog::{Catalog, RawTensor};
-use super::mmap::Mapped;
+use super::files::Files;
 use crate::control::Control;
 use crate::error::{Error, Result};
 use crate::quant::{Format, gguf_type_name};
@@ -28,26 +26,21 @@ const MAX_NAME_BYTES: usize = 65_535;
 const MAX_DIMENSIONS: u32 = 4;
 
 /// Whether a file begins as GGUF does.
-pub(crate) fn has_magic(path: &Path) -> Result<bool> {
-    if !std::fs::metadata(path).map_err(|e| Error::io(path, e))?.is_file() {
-        return Ok(false);
-    }
-    let mut start = Vec::new();
-    let file = File::open(path).map_err(|e| Error::io(path, e))?;
-    file.take(MAGIC.len() as u64).read_to_end(&mut start).map_err(|e| Error::io(path, e))?;
-    Ok(start == MAGIC)
+pub(crate) fn has_magic(path: &Path, files: &Files) -> Result<bool> {
+    Ok(files.is_file(path) && files.start(path, MAGIC.len())? == MAGIC)
 }
 
 /// Adds the tensors of all splits to the catalogue; returns the metadata of the first.
 pub(crate) fn add_files(
     catalog: &mut Catalog,
     paths: &[PathBuf],
+    files: &Files,
     control: &Control<'_>,
 ) -> Result<Arc<Metadata>> {
     let mut first: Option<Metadata> = None;
     for (number, path) in paths.iter().enumerate() {
         control.check()?;
-        let metadata = add_file(catalog, path)?;
+        let metadata = add_file(catalog, path, files)?;
         let declared = metadata.u64("split.count")?.unwrap_or(1).max(1);
         if declared != paths.len() as u64 {
             let expected = format!("{}, the number of files of the set", paths.len());
@@ -63,16 +56,16 @@ pub(crate) fn add_files(
 }
 
 /// The metadata of a file, whatever tensors it has: some hold a vocabulary alone.
-pub(crate) fn metadata_of(path: &Path) -> Result<Arc<Metadata>> {
-    let mapped = Mapped::open(path)?;
+pub(crate) fn metadata_of(path: &Path, files: &Files) -> Result<Arc<Metadata>> {
+    let mapped = files.map(path)?;
     let name = mapped.name();
     let bytes = mapped.shared(0..mapped.bytes().len());
     let mut reader = Reader { file: &name, bytes: &bytes, position: 0 };
     read_metadata(&mut reader, &bytes).map(|(metadata, _)| Arc::new(metadata))
 }
 
-fn add_file(catalog: &mut Catalog, path: &Path) -> Result<Metadata> {
-    let mapped = Mapped::open(path)?;
+fn add_file(catalog: &mut Catalog, path: &Path, files: &Files) -> Result<Metadata> {
+    let mapped = files.map(path)?;
     let name = mapped.name();
     let bytes = mapped.shared(0..mapped.bytes().len());
     let mut reader = Reader { file: &name, bytes: &bytes, position: 0 };
