@@ -41,7 +41,8 @@ fn main() {
     let audit = AuditOptions { required: true, key, ..AuditOptions::new(folder.path().join("audit.jsonl")) };
     let mut plain = session(&model);
     let mut audited = session(&model).with_audit(&audit).expect("a log");
-    (answer(&mut plain, &prompt), answer(&mut audited, &prompt));
+    answer(&mut plain, &prompt);
+    answer(&mut audited, &prompt);
     let mut ratios: Vec<f64> = (0..PAIRS)
         .map(|i| {
             // Each is first as often as the other.

@@ -62,8 +62,7 @@ fn model_fields(fields: &mut Fields) -> Outcome<ModelOptions> {
 /// The options of `mistral_audit_verify`.
 pub(crate) fn audit_verify(text: Option<&str>) -> Outcome<AuditVerifyOptions> {
     let mut fields = Fields::read(text)?;
-    let mut options = AuditVerifyOptions::default();
-    options.checkpoints = match fields.take("checkpoints") {
+    let checkpoints = match fields.take("checkpoints") {
         None => Vec::new(),
         Some(Value::Array(list)) => {
             let read = |(i, value)| Checkpoint::from_json(&format!("checkpoints[{i}]"), value);
@@ -71,8 +70,11 @@ pub(crate) fn audit_verify(text: Option<&str>) -> Outcome<AuditVerifyOptions> {
         }
         Some(other) => return Err(Failure::argument("checkpoints", kind(&other), "a list of checkpoints")),
     };
-    options.checkpoint_key = fields.audit_key("checkpoint_key")?;
-    options.allow_incomplete = fields.boolean("allow_incomplete", false)?;
+    let options = AuditVerifyOptions {
+        checkpoints,
+        checkpoint_key: fields.audit_key("checkpoint_key")?,
+        allow_incomplete: fields.boolean("allow_incomplete", false)?,
+    };
     fields.finish()?;
     Ok(options)
 }
@@ -107,11 +109,12 @@ pub(crate) fn verify(text: Option<&str>) -> Outcome<VerifyOptions> {
 }
 
 fn verification(mut fields: Fields) -> Outcome<VerifyOptions> {
-    let mut options = VerifyOptions::default();
-    options.manifest = fields.text("manifest")?.map(Into::into);
-    options.signature = fields.text("signature")?.map(Into::into);
-    options.keys = fields.strings("keys")?;
-    options.ignore = fields.strings("ignore")?;
+    let options = VerifyOptions {
+        manifest: fields.text("manifest")?.map(Into::into),
+        signature: fields.text("signature")?.map(Into::into),
+        keys: fields.strings("keys")?,
+        ignore: fields.strings("ignore")?,
+    };
     fields.finish()?;
     Ok(options)
 }
