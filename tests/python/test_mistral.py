@@ -662,7 +662,7 @@ class Generating(WithModel):
         self.assertEqual(session.stats["tokens"], 0)
 
     def test_a_constraint_of_too_much_work_ends_in_a_limit(self):
-        options = {"grammar": 'start: e\ne: e e e | e e | "a"', "ignore_eos": True, "max_tokens": 2000}
+        options = {"grammar": 'start: e\ne: e e | e e e | e e e e | e e e e e | "a"', "ignore_eos": True, "max_tokens": 2000}
         with self.assertRaises(mistral.LimitError), self.session(context=4096).generate([1], **options) as generation:
             for _ in generation:
                 pass

@@ -73,8 +73,10 @@ fn a_second_turn_does_not_prefill_the_first_again() {
         let (answer, prompt, cached, before) = chat(&json!([first]));
         assert_eq!((cached, before.prompt.tokens), (0, prompt));
         let (_, prompt2, cached2, after) = chat(&json!([first, answer, user("Et demain ?")]));
-        // The first prompt; and of the answer what its text gives again as the same tokens.
-        assert!(cached2 >= prompt && cached2 < prompt2, "{cached2} of {prompt2}, {prompt} before");
+        // The first prompt; and of the answer what its text gives again as the same tokens. Where no control token stands between prompt and
+        // answer, as in this template, the tokens at the seam may be others.
+        let seam = if template { 2 } else { 0 };
+        assert!(cached2 + seam >= prompt && cached2 < prompt2, "{cached2} of {prompt2}, {prompt} before");
         assert_eq!(after.prompt.tokens - before.prompt.tokens, prompt2 - cached2);
         // The same once more: all but the last token.
         let (_, prompt3, cached3, _) = chat(&json!([first, answer, user("Et demain ?")]));

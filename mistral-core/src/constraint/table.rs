@@ -128,7 +128,8 @@ impl fmt::Debug for TokenTable {
 /// ambiguous grammars that stay within the bounds.
 fn limits() -> ParserLimits {
     ParserLimits {
-        max_items_in_row: 2_000,
+        // What a union of some hundred objects needs; a row of an ambiguous grammar costs their square.
+        max_items_in_row: 1_000,
         initial_lexer_fuel: 1_000_000,
         step_lexer_fuel: 200_000,
         step_max_items: 50_000,

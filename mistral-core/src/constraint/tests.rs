@@ -293,6 +293,14 @@ fn schemas_that_nothing_satisfies_or_that_are_wrong_are_refused() {
 }
 
 #[test]
+fn large_unions_are_within_the_limits() {
+    let of = |i: usize| json!({"type": "object", "properties": {"kind": {"const": format!("k{i}")}}, "required": ["kind"]});
+    let constraint = schema(json!({"anyOf": (0..150).map(of).collect::<Vec<_>>()})).unwrap();
+    assert!(takes(&constraint, r#"{"kind":"k7"}"#) && takes(&constraint, r#"{"kind":"k149"}"#));
+    assert!(!takes(&constraint, r#"{"kind":"k150"}"#));
+}
+
+#[test]
 fn a_whole_number_may_have_a_point() {
     let constraint =
         schema(json!({"items": {"type": "string", "maxLength": 2.0}, "minItems": 1.0, "type": "array"}))
