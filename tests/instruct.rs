@@ -20,7 +20,7 @@ const VOCAB: usize = 2048;
 const CONTEXT: usize = 512;
 
 /// The formats, and of Tekken how many control tokens each version has.
-const FORMATS: [(&str, usize); 8] = [
+const FORMATS: [(&str, usize); 9] = [
     ("spm-v1", 0),
     ("spm-v2", 0),
     ("spm-v3", 0),
@@ -29,6 +29,7 @@ const FORMATS: [(&str, usize); 8] = [
     ("tekken-v7", 20),
     ("tekken-v11", 34),
     ("tekken-v13", 36),
+    ("tekken-v15", 38),
 ];
 
 /// Puts the tokenizer of a format into a folder, as Mistral publishes it.
@@ -43,7 +44,9 @@ fn write_tokenizer(folder: &Path, format: &str, specials: usize) {
     let mut file: Value = serde_json::from_str(&text).unwrap();
     file["config"]["version"] = format.strip_prefix("tekken-").unwrap().into();
     file["special_tokens"].as_array_mut().unwrap().truncate(specials);
-    file.as_object_mut().unwrap().remove("model_settings_builder");
+    if format != "tekken-v15" {
+        file.as_object_mut().unwrap().remove("model_settings_builder");
+    }
     std::fs::write(folder.join("tekken.json"), file.to_string()).unwrap();
 }
 
