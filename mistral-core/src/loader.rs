@@ -34,7 +34,8 @@ pub fn load(
     control: &mut Control<'_>,
 ) -> Result<Transformer> {
     let total = checkpoint.total_bytes();
-    let mut loader = Loader { checkpoint, config: &checkpoint.config, options, control, done: 0, total };
+    let (config, arena) = (&checkpoint.config, packed::Arena::default());
+    let mut loader = Loader { checkpoint, config, options, control, arena, done: 0, total };
     loader.transformer()
 }
 
@@ -43,6 +44,7 @@ struct Loader<'a, 'c> {
     config: &'a ModelConfig,
     options: &'a LoadOptions,
     control: &'a mut Control<'c>,
+    arena: packed::Arena,
     done: u64,
     total: u64,
 }
@@ -118,7 +120,7 @@ impl<'a> Loader<'a, '_> {
 
     fn linear(&mut self, name: &str, rows: usize, cols: usize) -> Result<Linear> {
         let view = self.view(name, &[rows, cols])?;
-        let (linear, layout) = place(&view, rows, cols, self.options)?;
+        let (linear, layout) = place(&view, rows, cols, self.options, &mut self.arena)?;
         pool::check()?;
         self.done += view.bytes.len() as u64;
         // The output layer of a tied model was read as the embedding: never more than the whole.
@@ -135,7 +137,13 @@ impl<'a> Loader<'a, '_> {
 }
 
 /// Most block formats are interleaved in memory of our own, as large as the original; everything else is multiplied from the mapped file.
-fn place(view: &TensorView<'_>, rows: usize, cols: usize, options: &LoadOptions) -> Result<(Linear, Layout)> {
+fn place(
+    view: &TensorView<'_>,
+    rows: usize,
+    cols: usize,
+    options: &LoadOptions,
+    arena: &mut packed::Arena,
+) -> Result<(Linear, Layout)> {
     let quantize =
         options.quantize.filter(|to| !view.format.is_quantized() && cols.is_multiple_of(to.block_len()));
     let (format, layout) = match quantize {
@@ -145,7 +153,10 @@ fn place(view: &TensorView<'_>, rows: usize, cols: usize, options: &LoadOptions)
     };
     let bytes = match layout {
         Layout::Rows => Bytes::from_shared(view.shared(), AllocationProperty::Other),
-        Layout::Packed => Bytes::from_shared(pack(view, format, rows, cols)?, AllocationProperty::Native),
+        Layout::Packed => {
+            let memory = arena.zeroed(packed::packed_len(format, rows, cols)?)?;
+            Bytes::from_shared(pack(view, format, rows, cols, memory)?, AllocationProperty::Native)
+        }
     };
     let scale = if layout == Layout::Rows { view.scale.clone().map(Into::into) } else { None };
     let len = bytes.len();
@@ -155,12 +166,16 @@ fn place(view: &TensorView<'_>, rows: usize, cols: usize, options: &LoadOptions)
     Ok((Linear::new(weight, spec), layout))
 }
 
-/// The rows of `view` in the packed form of `format`, a group at a time on the current pool.
-fn pack(view: &TensorView<'_>, format: Format, rows: usize, cols: usize) -> Result<bytes::Bytes> {
+/// Writes the rows of `view` in the packed form of `format` into `memory`, a group at a time on the current pool.
+fn pack(
+    view: &TensorView<'_>,
+    format: Format,
+    rows: usize,
+    cols: usize,
+    mut memory: packed::PackedBytes,
+) -> Result<bytes::Bytes> {
     const GROUP: usize = packed::GROUP_ROWS;
-    let len = packed::packed_len(format, rows, cols)?;
-    let group_len = len / rows.div_ceil(GROUP).max(1);
-    let mut memory = packed::PackedBytes::zeroed(len)?;
+    let group_len = memory.len() / rows.div_ceil(GROUP).max(1);
     let groups = std::sync::Mutex::new(memory.chunks_exact_mut(group_len.max(1)).enumerate());
     let failure = std::sync::Mutex::new(None);
     pool::run(rows.div_ceil(GROUP), &|_| {

@@ -24,6 +24,16 @@ impl Linear {
 
     /// `x: [t, cols]` → `[t, rows]`.
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        kernels::linear(x, self.weight.clone(), &self.spec)
+        kernels::linear(x, &self.weight, &self.spec)
+    }
+
+    /// What two layers make of the same `x: [t, cols]`: `[t, rows]` of each.
+    pub fn pair([a, b]: [&Self; 2], x: Tensor<2>) -> [Tensor<2>; 2] {
+        kernels::linear_pair(x, [&a.weight, &b.weight], [&a.spec, &b.spec])
+    }
+
+    /// What three layers make of the same `x: [t, cols]`: `[t, rows]` of each.
+    pub fn triple([a, b, c]: [&Self; 3], x: Tensor<2>) -> [Tensor<2>; 3] {
+        kernels::linear_triple(x, [&a.weight, &b.weight, &c.weight], [&a.spec, &b.spec, &c.spec])
     }
 }
