@@ -35,6 +35,9 @@ fn an_sbom_is_held_against_the_lock_file() {
          less = release.compare(release.components(sbom), parts)\n\
          sbom['components'].append(part(removed['name'], '0.0.0'))\n\
          other = release.compare(release.components(sbom), parts)\n\
+         sbom['components'] = [part(*p) for p in sorted(parts - {root})] + [part('optional', '1.0.0')]\n\
+         narrowed = release.narrow(sbom, parts)\n\
+         assert release.compare(release.components(sbom), parts) and not release.compare(release.components(narrowed), parts)\n\
          print(json.dumps([sorted(p[0] for p in parts), same, less, other]))",
     );
     let said: (Vec<String>, Vec<String>, Vec<String>, Vec<String>) =

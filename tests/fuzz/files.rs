@@ -300,10 +300,11 @@ fn native(name: &str) -> PathBuf {
 }
 
 fn params() -> Vec<Vec<u8>> {
-    vec![
-        read(&native("good-native").join("params.json")),
-        crate::targets::fixture("models/native/params.json"),
-    ]
+    let mut seeds = vec![read(&native("good-native").join("params.json"))];
+    for case in ["dense_swa", "ministral_iswa", "mixtral"] {
+        seeds.push(crate::targets::fixture(&format!("models/native/{case}.json")));
+    }
+    seeds
 }
 
 fn read_params(input: &[u8]) -> bool {

@@ -128,3 +128,21 @@ fn is_word(word: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-+.$".contains(&byte);
     (1..=MAX_QUOTED_CHARS).contains(&word.len()) && word.bytes().all(plain)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_told_and_texts_are_not() {
+        assert_eq!(
+            (quote("usr"), quote("json_schema"), quote("-1.5e3")),
+            ("`usr`".into(), "`json_schema`".into(), "`-1.5e3`".into())
+        );
+        for text in ["my number is 12", "naïve", "", "a\nb", &"a".repeat(41)] {
+            let told = quote(text);
+            assert_eq!(told, format!("(a text of {} characters)", text.chars().count()));
+            assert!(text.is_empty() || !told.contains(text), "{told}");
+        }
+    }
+}
