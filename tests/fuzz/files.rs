@@ -430,7 +430,7 @@ fn bundle(statement: &[u8]) -> Vec<u8> {
     let signature: DerSignature = SIGNER.sign(&message);
     json!({
         "mediaType": "application/vnd.dev.sigstore.bundle.v0.3+json",
-        "verificationMaterial": {"publicKey": {"hint": ""}, "tlogEntries": []},
+        "verificationMaterial": {"publicKey": {}, "tlogEntries": []},
         "dsseEnvelope": {
             "payload": STANDARD.encode(statement),
             "payloadType": TYPE,
