@@ -13,6 +13,12 @@ pub fn names() -> Vec<&'static str> {
     names
 }
 
+/// Whether the device computes every output element by one fixed sequence of operations, whatever runs beside it: what
+/// [`crate::determinism`] promises for it. A device is not until the tests of that hold on it.
+pub fn is_reproducible(name: &str) -> bool {
+    ["cpu", "ndarray"].contains(&name) && names().contains(&name)
+}
+
 /// The device called `name`: `cpu` (Burn's Flex), or `ndarray` (Burn's NdArray).
 ///
 /// # Errors
