@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// Each module of `mistral-core` and the modules that it may import, lowest first. `*`: all of them. A new module
 /// gets a line here.
-const MAY_IMPORT: [(&str, &[&str]); 30] = [
+const MAY_IMPORT: [(&str, &[&str]); 31] = [
     ("error", &[]),
     ("control", &["error"]),
     ("limits", &["error"]),
@@ -31,6 +31,7 @@ const MAY_IMPORT: [(&str, &[&str]); 30] = [
     // The top, where the parts come together: its modules know each other.
     ("session", &["*"]),
     ("generate", &["*"]),
+    ("lookup", &["error", "control", "session"]),
     ("completion", &["*"]),
     ("text", &["*"]),
     ("engine", &["*"]),
