@@ -3,9 +3,10 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use burn::tensor::{Int, Tensor, TensorData};
 
 use crate::config::ModelConfig;
+use crate::device::{self, Opened};
 use crate::error::{Error, Result};
 use crate::kernels::{self, AttentionSpec, CacheSpec, CacheType};
 
@@ -42,7 +43,7 @@ impl LayerCache {
         let slots = self.slots(held(self.spec.capacity, len, written));
         for cache in [&mut self.k, &mut self.v] {
             let old = rows(cache.take().expect("a session that panicked is not used again"), &self.spec);
-            let mut new = Tensor::zeros(old.dims(), (&old.device(), DType::U8));
+            let mut new = Tensor::zeros(old.dims(), (&old.device(), old.dtype()));
             for slots in &slots {
                 let part = old.clone().slice([0..old.dims()[0], slots.clone()]);
                 new = new.slice_assign([0..old.dims()[0], slots.clone()], part);
@@ -80,8 +81,9 @@ impl LayerCache {
             [&mut self.k, &mut self.v].into_iter().zip(bytes.chunks_exact(heads * count * width))
         {
             let mut all = rows(cache.take().expect("a session that panicked is not used again"), &self.spec);
-            let data = TensorData::from_bytes_vec(bytes.to_vec(), [heads, count, width], DType::U8);
-            let new = Tensor::<3, Int>::from_data(data, (&all.device(), DType::U8));
+            let shape = [heads, count, width / all.dtype().size()];
+            let data = TensorData::from_bytes_vec(bytes.to_vec(), shape, all.dtype());
+            let new = Tensor::<3, Int>::from_data(data, (&all.device(), all.dtype()));
             let mut from = 0;
             for slots in slots.clone() {
                 let part = new.clone().slice([0..heads, from..from + slots.len()]);
@@ -111,9 +113,10 @@ fn width(spec: &CacheSpec) -> usize {
     spec.head_dim * spec.cache_type.bytes()
 }
 
-/// A cache as `[n_kv_heads, capacity, bytes]`.
+/// A cache as `[n_kv_heads, capacity, bytes or words]`.
 fn rows(cache: Tensor<1, Int>, spec: &CacheSpec) -> Tensor<3, Int> {
-    cache.reshape([spec.n_kv_heads, spec.capacity, width(spec)])
+    let width = width(spec) / cache.dtype().size();
+    cache.reshape([spec.n_kv_heads, spec.capacity, width])
 }
 
 /// The cache of a session. A clone shares its memory until one of the two is about to write ([`KvCache::own`]).
@@ -143,14 +146,24 @@ impl KvCache {
         capacity: usize,
         chunk: usize,
         cache_type: CacheType,
-        device: &Device,
+        device: &Opened,
     ) -> Result<Self> {
         let too_large = || Error::limit("context", capacity, "what fits into the address space");
         reserve(Self::bytes(config, capacity, chunk, cache_type).ok_or_else(too_large)?)?;
-        let layers = config.layers.iter().map(|layer| {
+        let layers = config.layers.iter().enumerate().map(|(i, layer)| {
+            let device = device.on_layer(i).device;
+            let (stored, most) = (device::stored(&device), device::max_tensor_bytes(&device));
             let spec = layer_spec(config, layer.window, capacity, chunk, cache_type);
             let bytes = layer_bytes(&spec).ok_or_else(too_large)?;
-            let zeros = || Some(Tensor::zeros([bytes], (device, DType::U8)));
+            if let Some(most) = most.filter(|most| bytes as u64 > *most) {
+                let found = format!("{bytes} bytes of keys of a layer");
+                return Err(Error::limit(
+                    "context",
+                    found,
+                    format!("{most} bytes, the device's largest buffer"),
+                ));
+            }
+            let zeros = || Some(Tensor::zeros([bytes / stored.size()], (&device, stored)));
             Ok(LayerCache { k: zeros(), v: zeros(), spec, window: layer.window })
         });
         Ok(Self {
@@ -285,8 +298,9 @@ mod tests {
 
     fn layer(device: &str) -> LayerCache {
         let spec = CacheSpec { n_kv_heads: 2, capacity: 5, head_dim: 4, cache_type: CacheType::F32 };
-        let device = device::open(device).unwrap();
-        let zeros = || Some(Tensor::zeros([2 * 5 * 4 * 4], (&device, DType::U8)));
+        let device = device::open(device, 0).unwrap().device;
+        let stored = device::stored(&device);
+        let zeros = || Some(Tensor::zeros([2 * 5 * 4 * 4 / stored.size()], (&device, stored)));
         LayerCache { k: zeros(), v: zeros(), spec, window: Some(3) }
     }
 

@@ -23,6 +23,7 @@ pub mod kernels;
 pub mod limits;
 mod loader;
 pub mod nn;
+pub mod placement;
 pub mod provenance;
 pub mod quant;
 pub mod sampler;
