@@ -151,8 +151,8 @@ impl KvCache {
         let too_large = || Error::limit("context", capacity, "what fits into the address space");
         reserve(Self::bytes(config, capacity, chunk, cache_type).ok_or_else(too_large)?)?;
         let layers = config.layers.iter().enumerate().map(|(i, layer)| {
-            let device = device.on_layer(i).device;
-            let (stored, most) = (device::stored(&device), device::max_tensor_bytes(&device));
+            let on = device.on_layer(i);
+            let (stored, most) = (device::stored(&on.device), device::max_tensor_bytes(&on.device));
             let spec = layer_spec(config, layer.window, capacity, chunk, cache_type);
             let bytes = layer_bytes(&spec).ok_or_else(too_large)?;
             if let Some(most) = most.filter(|most| bytes as u64 > *most) {
@@ -163,16 +163,12 @@ impl KvCache {
                     format!("{most} bytes, the device's largest buffer"),
                 ));
             }
-            let zeros = || Some(Tensor::zeros([bytes / stored.size()], (&device, stored)));
+            let zeros = || Some(on.lasting(|| Tensor::zeros([bytes / stored.size()], (&on.device, stored))));
             Ok(LayerCache { k: zeros(), v: zeros(), spec, window: layer.window })
         });
-        Ok(Self {
-            layers: layers.collect::<Result<_>>()?,
-            len: 0,
-            capacity,
-            written: 0,
-            sharing: Arc::default(),
-        })
+        let layers = layers.collect::<Result<_>>()?;
+        device.settle()?;
+        Ok(Self { layers, len: 0, capacity, written: 0, sharing: Arc::default() })
     }
 
     /// Gives a cache that shares its memory with a clone memory of its own, into which the positions in use are copied. The kernels never

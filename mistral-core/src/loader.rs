@@ -59,6 +59,7 @@ pub fn warm(
     control: &mut Control<'_>,
 ) -> Result<()> {
     let Some(gpu) = &device.gpu else { return Ok(()) };
+    device.settle()?;
     let check = kernels::check::Check::new(&device.device);
     let (heads, kv_heads, head_dim) = (config.n_heads, config.n_kv_heads, config.head_dim);
     let style = config.rope.style;
@@ -215,7 +216,7 @@ fn place(
         };
         let len = bytes.len() / stored.size();
         let data = TensorData::from_bytes(bytes, [len], stored);
-        Ok((Tensor::<1, Int>::from_data(data, (device, stored)), spec))
+        Ok((on.lasting(|| Tensor::<1, Int>::from_data(data, (device, stored))), spec))
     };
     let per_part = rows_of_a_part(view, format, layout, (rows, cols), device)?;
     let parts = (0..rows.max(1)).step_by(per_part).map(|first| part(first..rows.min(first + per_part)));

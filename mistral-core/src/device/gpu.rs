@@ -1,12 +1,14 @@
 //! Adapters of wgpu: found, chosen and opened. One runtime for each adapter and process, shared by all models.
 
-use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use burn::tensor::Device;
-use burn::tensor::wgpu::WgpuSetup;
 use burn::tensor::wgpu::wgpu::{self, Backends, DeviceType, Features, InstanceFlags};
 use burn_cubecl::cubecl;
+use cubecl::client::Client;
 use cubecl::config::{CubeClRuntimeConfig, RuntimeConfig};
+
+use cubecl::wgpu::{MemoryConfiguration, RuntimeOptions, WgpuSetup, try_init_device};
 use serde_json::{Value, json};
 
 use super::{Opened, adapter_memory};
@@ -24,14 +26,40 @@ static INSTANCE: LazyLock<wgpu::Instance> = LazyLock::new(|| {
 /// The adapters that were opened. A runtime of CubeCL is never given back.
 static OPEN: Mutex<Vec<Arc<Gpu>>> = Mutex::new(Vec::new());
 
+/// What an adapter refused.
+#[derive(Debug, Default)]
+struct Faults {
+    /// Something that it should not: nothing that it computes can be trusted any more.
+    failed: OnceLock<String>,
+    /// Memory, since this was last asked.
+    shortage: Mutex<Option<String>>,
+}
+
+impl Faults {
+    fn shortage(&self) -> MutexGuard<'_, Option<String>> {
+        self.shortage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The runtime would panic, on a thread of its own, and its host would read what was in memory before.
+    fn on_error(&self, error: &wgpu::Error) {
+        let mut shortage = self.shortage();
+        if let wgpu::Error::OutOfMemory { .. } = error {
+            shortage.get_or_insert(error.to_string());
+        } else if shortage.is_none() {
+            // What was not allocated cannot be used either: those errors say nothing new.
+            let _ = self.failed.set(error.to_string());
+        }
+    }
+}
+
 /// An adapter with a runtime.
 #[derive(Debug)]
 pub struct Gpu {
     device: Device,
     index: usize,
     info: Value,
-    /// What it was asked to do and refused, or how it was lost.
-    failed: Arc<OnceLock<String>>,
+    client: Client,
+    faults: Arc<Faults>,
     /// Which of the kernels' checks it has passed.
     passed: Mutex<Vec<String>>,
     handle: wgpu::Device,
@@ -59,10 +87,36 @@ impl Gpu {
     /// # Errors
     /// [`Error::Device`].
     pub fn check(&self) -> Result<()> {
-        match self.failed.get() {
-            None => Ok(()),
-            Some(reason) => Err(Error::Device { device: self.name(), reason: reason.clone() }),
+        if let Some(reason) = self.faults.failed.get() {
+            return Err(Error::Device { device: self.name(), reason: reason.clone() });
         }
+        if self.faults.shortage().is_none() {
+            return Ok(());
+        }
+        // Once everything that was waiting for the memory has failed too.
+        let _ = cubecl::future::block_on(self.client.sync());
+        let found = self.faults.shortage().take().unwrap_or_default();
+        Err(Error::limit("device memory", found, format!("what {} gives", self.name())))
+    }
+
+    /// Waits until everything that it was asked to do is done, and [`Gpu::check`]s it.
+    ///
+    /// # Errors
+    /// As [`Gpu::check`].
+    pub fn settle(&self) -> Result<()> {
+        let done = cubecl::future::block_on(self.client.sync());
+        self.check()?;
+        done.map_err(|error| Error::Device { device: self.name(), reason: error.to_string() })
+    }
+
+    /// Runs `task`, whose allocations are exactly as large as they need to be, and given back as soon as they are freed: of what stays.
+    pub fn lasting<R: Send>(&self, task: impl FnOnce() -> R + Send) -> R {
+        self.client.memory_dedicated_allocation((), |()| task())
+    }
+
+    /// Bytes that the runtime holds of the adapter's memory, in use or not.
+    pub fn reserved_bytes(&self) -> u64 {
+        self.client.memory_report(cubecl::MemoryScope::Device).usage().bytes_reserved
     }
 
     /// Runs `check`, unless this adapter has passed the check called `name`.
@@ -209,7 +263,7 @@ pub fn choose(needed: u64) -> std::result::Result<Opened, String> {
 fn runtime(adapter: &wgpu::Adapter, index: usize) -> std::result::Result<Arc<Gpu>, String> {
     let info = describe(adapter);
     let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(gpu) = open.iter().find(|gpu| gpu.info == info && gpu.failed.get().is_none()) {
+    if let Some(gpu) = open.iter().find(|gpu| gpu.info == info && gpu.faults.failed.get().is_none()) {
         return Ok(Arc::clone(gpu));
     }
     configure();
@@ -243,13 +297,11 @@ fn start(adapter: &wgpu::Adapter, index: usize, info: Value) -> std::result::Res
         queue,
         backend: adapter.get_info().backend,
     };
-    let options = Device::wgpu_options().tasks_max(32);
-    let device = options.setup(setup).init().map_err(|error| error.to_string())?;
-    let failed = Arc::new(OnceLock::new());
-    // The runtime would panic, on a thread of its own, and its host would read what was in memory before.
-    let refused = Arc::clone(&failed);
-    handle.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
-        let _ = refused.set(error.to_string());
-    }));
-    Ok(Gpu { device, index, info, failed, passed: Mutex::default(), handle })
+    let options = RuntimeOptions { tasks_max: 32, memory_config: MemoryConfiguration::default() };
+    let device = try_init_device(setup, options).map_err(|error| error.to_string())?;
+    let client = cubecl::Device::Wgpu(device.clone()).client();
+    let faults = Arc::new(Faults::default());
+    let told = Arc::clone(&faults);
+    handle.on_uncaptured_error(Arc::new(move |error: wgpu::Error| told.on_error(&error)));
+    Ok(Gpu { device: device.into(), index, info, client, faults, passed: Mutex::default(), handle })
 }

@@ -100,6 +100,27 @@ impl Opened {
         Ok(())
     }
 
+    /// Waits for the device, and checks it.
+    ///
+    /// # Errors
+    /// As [`Opened::check`]; [`Error::Limit`] if it has not the memory for what it was given.
+    pub fn settle(&self) -> Result<()> {
+        #[cfg(feature = "wgpu")]
+        if let Some(gpu) = &self.gpu {
+            return gpu.settle();
+        }
+        Ok(())
+    }
+
+    /// Runs `task`, which makes tensors that stay.
+    pub fn lasting<R: Send>(&self, task: impl FnOnce() -> R + Send) -> R {
+        #[cfg(feature = "wgpu")]
+        if let Some(gpu) = &self.gpu {
+            return gpu.lasting(task);
+        }
+        task()
+    }
+
     /// What a host may want to know of it, as JSON.
     pub fn info(&self) -> Value {
         #[allow(unused_mut, reason = "changed where there is wgpu")]

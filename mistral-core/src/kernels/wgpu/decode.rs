@@ -160,7 +160,7 @@ impl Packing {
 /// Words of the header of a chunk of `blocks` blocks. Formats of super-blocks have whole chunks only.
 #[cube]
 pub fn header_words(blocks: u32, #[comptime] packing: Packing) -> u32 {
-    match packing.scales {
+    match comptime!(packing.scales) {
         Scales::Blocks => (blocks * 8u32 + 15u32) / 16u32 * 16u32,
         Scales::Affine => blocks * 16u32,
         _ => comptime!(packing.header_words()).runtime(),
@@ -191,7 +191,7 @@ pub fn scale(
     lane: u32,
     #[comptime] packing: Packing,
 ) -> f32 {
-    match packing.scales {
+    match comptime!(packing.scales) {
         Scales::Blocks => header_half(weight, header, block, lane),
         Scales::Affine => header_half(weight, header, 2u32 * block, lane),
         Scales::K => {
@@ -224,7 +224,7 @@ pub fn offset(
     lane: u32,
     #[comptime] packing: Packing,
 ) -> f32 {
-    match packing.scales {
+    match comptime!(packing.scales) {
         Scales::Affine => header_half(weight, header, 2u32 * block + 1u32, lane),
         Scales::K => {
             let low = header_byte(weight, header + 16u32, block, lane);

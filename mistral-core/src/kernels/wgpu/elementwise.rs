@@ -108,8 +108,11 @@ fn rope_kernel(
         let head = row * width + pair % (width / 2u32) / half * (2u32 * half);
         let first = head + if comptime!(interleaved) { 2u32 * i } else { i };
         let second = first + if comptime!(interleaved) { 1u32.runtime() } else { half };
-        let (c, s) = (cos[(row * half + i) as usize], sin[(row * half + i) as usize]);
-        let (a, b) = (x[first as usize], x[second as usize]);
+        let angle = (row * half + i) as usize;
+        let c = cos[angle];
+        let s = sin[angle];
+        let a = x[first as usize];
+        let b = x[second as usize];
         out[first as usize] = a * c - b * s;
         out[second as usize] = a * s + b * c;
     }

@@ -158,7 +158,7 @@ impl Shape {
 }
 
 /// The numbers of [`Shape`] that a kernel takes.
-#[derive(CubeType, CubeLaunch, Clone, Copy)]
+#[derive(CubeType, CubeLaunch)]
 struct Numbers {
     rows: u32,
     cols: u32,
