@@ -42,7 +42,8 @@ pub fn load(
     control: &mut Control<'_>,
 ) -> Result<Transformer> {
     let total = checkpoint.total_bytes();
-    let mut loader = Loader { checkpoint, config: &checkpoint.config, options, control, done: 0, total };
+    let (config, arena) = (&checkpoint.config, packed::Arena::default());
+    let mut loader = Loader { checkpoint, config, options, control, arena, done: 0, total };
     loader.transformer()
 }
 
@@ -88,6 +89,7 @@ struct Loader<'a, 'c> {
     config: &'a ModelConfig,
     options: &'a LoadOptions,
     control: &'a mut Control<'c>,
+    arena: packed::Arena,
     done: u64,
     total: u64,
 }
@@ -166,7 +168,7 @@ impl<'a> Loader<'a, '_> {
 
     fn linear(&mut self, name: &str, rows: usize, cols: usize, on: &Opened) -> Result<Linear> {
         let view = self.view(name, &[rows, cols])?;
-        let (linear, layout) = place(&view, rows, cols, self.options, on)?;
+        let (linear, layout) = place(&view, rows, cols, self.options, on, &mut self.arena)?;
         pool::check()?;
         self.done += view.bytes.len() as u64;
         // The output layer of a tied model was read as the embedding: never more than the whole.
@@ -190,6 +192,7 @@ fn place(
     cols: usize,
     options: &LoadOptions,
     on: &Opened,
+    arena: &mut packed::Arena,
 ) -> Result<(Linear, Layout)> {
     let quantize =
         options.quantize.filter(|to| !view.format.is_quantized() && cols.is_multiple_of(to.block_len()));
@@ -203,11 +206,12 @@ fn place(
     };
     #[cfg(feature = "wgpu")]
     check_kernel(view, &spec(0..rows.min(packed::GROUP_ROWS)), on)?;
-    let part = |range: Range<usize>| -> Result<_> {
+    let mut part = |range: Range<usize>| -> Result<_> {
         let spec = spec(range.clone());
         let bytes = match layout {
             Layout::Packed => {
-                Bytes::from_shared(pack(view, format, range, cols)?, AllocationProperty::Native)
+                let memory = arena.zeroed(packed::packed_len(format, range.len(), cols)?)?;
+                Bytes::from_shared(pack(view, format, range, cols, memory)?, AllocationProperty::Native)
             }
             Layout::Rows if stored == DType::U8 => {
                 Bytes::from_shared(view.shared(), AllocationProperty::Other)
@@ -268,7 +272,11 @@ fn check_kernel(view: &TensorView<'_>, spec: &LinearSpec, device: &Opened) -> Re
     let Some(gpu) = &device.gpu else { return Ok(()) };
     gpu.once(&format!("linear {}", spec.format.name()), || {
         let bytes = match spec.layout {
-            Layout::Packed => pack(view, spec.format, 0..spec.rows, spec.cols)?.to_vec(),
+            Layout::Packed => {
+                let len = packed::packed_len(spec.format, spec.rows, spec.cols)?;
+                let memory = packed::Arena::default().zeroed(len)?;
+                pack(view, spec.format, 0..spec.rows, spec.cols, memory)?.to_vec()
+            }
             Layout::Rows => plain(view, 0..spec.rows, spec)?,
         };
         let check = kernels::check::Check::new(&device.device);
@@ -276,13 +284,18 @@ fn check_kernel(view: &TensorView<'_>, spec: &LinearSpec, device: &Opened) -> Re
     })
 }
 
-/// Rows of `view` in the packed form of `format`, a group at a time on the current pool.
-fn pack(view: &TensorView<'_>, format: Format, rows: Range<usize>, cols: usize) -> Result<bytes::Bytes> {
+/// Writes rows of `view` in the packed form of `format` into `memory`, a group at a time on the current pool.
+fn pack(
+    view: &TensorView<'_>,
+    format: Format,
+    rows: Range<usize>,
+    cols: usize,
+    mut memory: packed::PackedBytes,
+) -> Result<bytes::Bytes> {
     const GROUP: usize = packed::GROUP_ROWS;
     let count = rows.len().div_ceil(GROUP);
-    let len = packed::packed_len(format, rows.len(), cols)?;
-    let mut memory = packed::PackedBytes::zeroed(len)?;
-    let groups = std::sync::Mutex::new(memory.chunks_exact_mut((len / count.max(1)).max(1)).enumerate());
+    let group_len = memory.len() / count.max(1);
+    let groups = std::sync::Mutex::new(memory.chunks_exact_mut(group_len.max(1)).enumerate());
     let failure = std::sync::Mutex::new(None);
     pool::run(count, &|_| {
         let next = groups.lock().unwrap_or_else(std::sync::PoisonError::into_inner).next();

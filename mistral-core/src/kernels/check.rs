@@ -94,7 +94,7 @@ impl<'a> Check<'a> {
             Layout::Packed => bytes.to_vec(),
             Layout::Rows => super::words(bytes.to_vec(), spec),
         };
-        let got = super::linear(self.tensor(&x, [m, spec.cols]), self.stored(stored), spec);
+        let got = super::linear(self.tensor(&x, [m, spec.cols]), &self.stored(stored), spec);
         let what = format!("linear {} [{m}, {}] x {}", spec.format.name(), spec.cols, spec.rows);
         self.equal(&what, got, &want, &sums)
     }

@@ -21,7 +21,7 @@ pub(crate) mod wgpu;
 use std::sync::Arc;
 
 use burn::backend::tensor::{FloatTensor, IntTensor};
-use burn::backend::{Backend, Dispatch, backend_extension};
+use burn::backend::{Backend, Dispatch, ExtensionType, backend_extension};
 use burn::tensor::{DType, Device, Int, Tensor};
 
 use crate::config::RopeStyle;
@@ -55,6 +55,28 @@ pub struct LinearSpec {
     pub scale: Option<Arc<Fp8Scale>>,
     /// How activations meet block-quantised weights.
     pub activation: Activation,
+}
+
+/// The weight matrices of one call of [`Kernels::linear`].
+#[derive(Clone, Debug, ExtensionType)]
+pub enum Weights<B: Backend> {
+    /// A layer by itself.
+    One(IntTensor<B>),
+    /// Gate and up.
+    Two(IntTensor<B>, IntTensor<B>),
+    /// Queries, keys and values.
+    Three(IntTensor<B>, IntTensor<B>, IntTensor<B>),
+}
+
+impl<B: Backend> Weights<B> {
+    /// The matrices in their order.
+    pub fn into_vec(self) -> Vec<IntTensor<B>> {
+        match self {
+            Self::One(a) => vec![a],
+            Self::Two(a, b) => vec![a, b],
+            Self::Three(a, b, c) => vec![a, b, c],
+        }
+    }
 }
 
 /// How keys and values are stored.
@@ -123,9 +145,15 @@ impl AttentionSpec {
 /// The operations. Tensors of weights and caches hold raw bytes (`u8`), so that no format needs a tensor type.
 #[backend_extension(Flex, NdArray: cfg(feature = "ndarray"), Cube: cfg(feature = "wgpu"))]
 pub trait Kernels: Backend {
-    /// `x: [t, cols]` times the transpose of a weight matrix: `[t, rows]`.
-    fn linear(x: FloatTensor<Self>, weight: IntTensor<Self>, spec: LinearSpec) -> FloatTensor<Self> {
-        reference::linear::<Self>(x, weight, spec)
+    /// `x: [t, cols]` times the transposes of weight matrices: `[t, rows]` of each. Matrices that share their input are multiplied in one
+    /// call, so that it is read, and threads are called together, once.
+    fn linear(
+        x: FloatTensor<Self>,
+        #[extension_type] weights: Weights<Self>,
+        specs: Vec<LinearSpec>,
+    ) -> Vec<FloatTensor<Self>> {
+        let products = weights.into_vec().into_iter().zip(specs);
+        products.map(|(weight, spec)| reference::linear::<Self>(x.clone(), weight, spec)).collect()
     }
 
     /// What a mixture's experts weigh for each token, `[t, n_experts]`: the softmax of the `k` largest of its `logits`, 0 for the others.
@@ -229,12 +257,35 @@ pub fn words(bytes: Vec<u8>, spec: &LinearSpec) -> Vec<u8> {
 }
 
 /// [`Kernels::linear`] on the device of the tensors.
-pub fn linear(x: Tensor<2>, weight: Tensor<1, Int>, spec: &LinearSpec) -> Tensor<2> {
-    Tensor::from_dispatch(<Dispatch as Kernels>::linear(
-        x.into_dispatch(),
-        weight.into_dispatch(),
-        spec.clone(),
-    ))
+pub fn linear(x: Tensor<2>, weight: &Tensor<1, Int>, spec: &LinearSpec) -> Tensor<2> {
+    let [y] = products(x, Weights::One(primitive(weight)), [spec]);
+    y
+}
+
+/// [`Kernels::linear`] for two matrices.
+pub fn linear_pair(x: Tensor<2>, weights: [&Tensor<1, Int>; 2], specs: [&LinearSpec; 2]) -> [Tensor<2>; 2] {
+    let [a, b] = weights.map(primitive);
+    products(x, Weights::Two(a, b), specs)
+}
+
+/// [`Kernels::linear`] for three matrices.
+pub fn linear_triple(x: Tensor<2>, weights: [&Tensor<1, Int>; 3], specs: [&LinearSpec; 3]) -> [Tensor<2>; 3] {
+    let [a, b, c] = weights.map(primitive);
+    products(x, Weights::Three(a, b, c), specs)
+}
+
+fn primitive(weight: &Tensor<1, Int>) -> IntTensor<Dispatch> {
+    weight.clone().into_dispatch()
+}
+
+fn products<const N: usize>(
+    x: Tensor<2>,
+    weights: Weights<Dispatch>,
+    specs: [&LinearSpec; N],
+) -> [Tensor<2>; N] {
+    let specs = specs.into_iter().cloned().collect();
+    let mut products = <Dispatch as Kernels>::linear(x.into_dispatch(), weights, specs).into_iter();
+    std::array::from_fn(|_| Tensor::from_dispatch(products.next().expect("a product for each matrix")))
 }
 
 /// [`Kernels::route`] on the device of the tensors.

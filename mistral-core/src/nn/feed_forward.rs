@@ -26,7 +26,8 @@ impl SwiGlu {
 
     /// `x: [t, dim]` → `[t, dim]`.
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        self.w2.forward(kernels::swiglu(self.w1.forward(x.clone()), self.w3.forward(x)))
+        let [gate, up] = Linear::pair([&self.w1, &self.w3], x); // [t, hidden_dim]
+        self.w2.forward(kernels::swiglu(gate, up))
     }
 }
 

@@ -65,10 +65,30 @@ impl Linear {
 
     /// `x: [t, cols]` → `[t, rows]`.
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        let product = |part: &Part, x| kernels::linear(x, part.weight.clone(), &part.spec);
         match &self.parts[..] {
-            [part] => product(part, x),
-            parts => Tensor::cat(parts.iter().map(|part| product(part, x.clone())).collect(), 1),
+            [part] => kernels::linear(x, &part.weight, &part.spec),
+            parts => {
+                let product = |part: &Part| kernels::linear(x.clone(), &part.weight, &part.spec);
+                Tensor::cat(parts.iter().map(product).collect(), 1)
+            }
+        }
+    }
+
+    /// What two layers make of the same `x: [t, cols]`: `[t, rows]` of each.
+    pub fn pair([a, b]: [&Self; 2], x: Tensor<2>) -> [Tensor<2>; 2] {
+        match (&a.parts[..], &b.parts[..]) {
+            ([a], [b]) => kernels::linear_pair(x, [&a.weight, &b.weight], [&a.spec, &b.spec]),
+            _ => [a.forward(x.clone()), b.forward(x)],
+        }
+    }
+
+    /// What three layers make of the same `x: [t, cols]`: `[t, rows]` of each.
+    pub fn triple([a, b, c]: [&Self; 3], x: Tensor<2>) -> [Tensor<2>; 3] {
+        match (&a.parts[..], &b.parts[..], &c.parts[..]) {
+            ([a], [b], [c]) => {
+                kernels::linear_triple(x, [&a.weight, &b.weight, &c.weight], [&a.spec, &b.spec, &c.spec])
+            }
+            _ => [a.forward(x.clone()), b.forward(x.clone()), c.forward(x)],
         }
     }
 }

@@ -287,6 +287,11 @@ pub fn run(tasks: usize, body: &Body<'_>) {
     }
 }
 
+/// The number of threads that share the tasks of [`run`] here.
+pub fn threads() -> usize {
+    CURRENT.with_borrow(|current| current.as_ref().map_or(1, |current| current.pool.threads))
+}
+
 /// Fails if tasks of this thread's scope were left out, or will be: the scope's token was triggered.
 ///
 /// # Errors

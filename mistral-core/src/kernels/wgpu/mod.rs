@@ -15,14 +15,20 @@ use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn_cubecl::CubeBackend;
 use burn_cubecl::kernel::into_contiguous;
 
-use super::{AttentionSpec, CacheSpec, Kernels, Layout, LinearSpec};
+use super::{AttentionSpec, CacheSpec, Kernels, Layout, LinearSpec, Weights};
 use crate::config::RopeStyle;
 use crate::quant::Format;
 use decode::Element;
 
 impl Kernels for CubeBackend {
-    fn linear(x: FloatTensor<Self>, weight: IntTensor<Self>, spec: LinearSpec) -> FloatTensor<Self> {
-        linear::linear(into_contiguous(x), weight, &spec)
+    fn linear(
+        x: FloatTensor<Self>,
+        weights: Weights<Self>,
+        specs: Vec<LinearSpec>,
+    ) -> Vec<FloatTensor<Self>> {
+        let x = into_contiguous(x);
+        let products = weights.into_vec().into_iter().zip(&specs);
+        products.map(|(weight, spec)| linear::linear(x.clone(), weight, spec)).collect()
     }
 
     fn route(logits: FloatTensor<Self>, k: usize) -> FloatTensor<Self> {

@@ -116,7 +116,7 @@ fn every_half_is_decoded_exactly() {
     let weight = Tensor::<1, Int>::from_data(data, (&opened.device, DType::U32));
     let one = Tensor::<2>::from_data(TensorData::new(vec![1.0f32], [1, 1]), &opened.device);
     let got: Vec<f32> =
-        crate::kernels::linear(one, weight, &spec).try_into_data().unwrap().try_into_vec().unwrap();
+        crate::kernels::linear(one, &weight, &spec).try_into_data().unwrap().try_into_vec().unwrap();
     for (half, got) in halves.iter().zip(got) {
         assert_eq!(got, half::f16::from_bits(*half).to_f32(), "{half:#06x}");
     }
