@@ -11,6 +11,9 @@ use crate::kernels::{AttentionSpec, CacheSpec, CacheType};
 /// Units of a cube, and keys that are scored at a time.
 const UNITS: u32 = 64;
 
+/// Below every score, and finite: differences of two are numbers.
+const LOWEST: f32 = -3.0e38;
+
 /// Stores `rows: [t, n_kv_heads * head_dim]` at positions `start..start + t`, in place.
 pub fn cache_write(cache: CubeTensor, rows: CubeTensor, spec: &CacheSpec, start: usize) -> CubeTensor {
     let t = rows.meta.shape()[0];
@@ -137,12 +140,12 @@ fn attention_kernel(
     for i in 0..per_unit {
         sums[i as usize] = 0.0f32;
     }
-    let mut largest = -3.0e38f32;
+    let mut largest = comptime!(LOWEST).runtime();
     let mut weights = 0.0f32;
     let mut from = first / UNITS * UNITS;
     while from <= position {
         let key = from + UNIT_POS;
-        let mut score = -3.0e38f32;
+        let mut score = comptime!(LOWEST).runtime();
         if key >= first && key <= position {
             let row = (kv + key % capacity) * head_dim;
             let mut dot = 0.0f32;
