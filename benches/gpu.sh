@@ -12,11 +12,13 @@ cargo=(cargo --offline)
 llama=""
 device="wgpu"
 shapes=(1b 7b)
+repeat=3
 while [ $# -gt 0 ]; do
     case "$1" in
     --vendored) cargo+=(--config 'source.crates-io.replace-with="vendored"' --config "source.vendored.directory=\"$2\""); shift 2 ;;
     --llama-bench) llama="$2"; shift 2 ;;
     --device) device="$2"; shift 2 ;;
+    --repeat) repeat="$2"; shift 2 ;;
     --shapes) read -ra shapes <<<"$2"; shift 2 ;; # `1b:2` is the shape with two layers
     *) echo "unknown argument $1" >&2; exit 1 ;;
     esac
@@ -37,9 +39,9 @@ for shape in "${shapes[@]}"; do
         file="target/gpu-${shape/:/-}-$format.gguf"
         [ -f "$file" ] || "${cargo[@]}" run "${flags[@]}" --example random_model -- "$shape" "$format" "$file"
         echo "-- $shape $format"
-        "${cargo[@]}" bench "${flags[@]}" --bench generation -- --model "$file" --device "$device" --repeat 3
+        "${cargo[@]}" bench "${flags[@]}" --bench generation -- --model "$file" --device "$device" --repeat "$repeat"
         if [ -n "$llama" ]; then
-            "$llama" -m "$file" -ngl 99 -p 512 -n 32 -r 3
+            "$llama" -m "$file" -ngl 99 -p 512 -n 32 -r "$repeat"
         fi
         rm -f "$file"
     done

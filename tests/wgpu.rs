@@ -162,6 +162,28 @@ fn in_a_process_that_loses_its_device() {
 }
 
 #[test]
+fn memory_that_ends_is_an_error_and_the_device_lives() {
+    // A device in software takes its memory from the process: 3 GiB of addresses in all.
+    child("in_a_process_without_memory", &[], Some(3 << 20));
+}
+
+#[test]
+#[ignore = "runs in a process with little memory"]
+fn in_a_process_without_memory() {
+    if device::list().iter().any(|device| device["name"] == "wgpu:0" && device["type"] != "software") {
+        return; // What a real adapter has, a process cannot limit.
+    }
+    let (_folder, path) = write(&ModelConfig { max_context: 1 << 20, ..config(128, 64, 24) }, Format::Q4_0);
+    let model = open(&path, &options("wgpu"));
+    let before = score(&model);
+    // 24 layers with 2 × 100 MiB: each fits, and all of them do not.
+    let context = SessionOptions { context: Some(100 << 13), ..SessionOptions::default() };
+    let error = model.session(&context).unwrap_err();
+    assert!(matches!(&error, Error::Limit { what, .. } if what == "device memory"), "{error}");
+    assert_eq!(score(&model), before);
+}
+
+#[test]
 fn layers_are_split_between_the_device_and_the_processor() {
     let (_folder, path) = write(&config(128, 64, 3), Format::Q4_0);
     let want = score(&open(&path, &options("cpu")));

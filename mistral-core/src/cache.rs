@@ -149,7 +149,14 @@ impl KvCache {
         device: &Opened,
     ) -> Result<Self> {
         let too_large = || Error::limit("context", capacity, "what fits into the address space");
-        reserve(Self::bytes(config, capacity, chunk, cache_type).ok_or_else(too_large)?)?;
+        let all = Self::bytes(config, capacity, chunk, cache_type).ok_or_else(too_large)?;
+        // A device with memory of its own says itself what it has not.
+        let on_host = if device.has_own_memory() {
+            device.first_layer.min(config.layers.len())
+        } else {
+            config.layers.len()
+        };
+        reserve(all / config.layers.len().max(1) * on_host)?;
         let layers = config.layers.iter().enumerate().map(|(i, layer)| {
             let on = device.on_layer(i);
             let (stored, most) = (device::stored(&on.device), device::max_tensor_bytes(&on.device));

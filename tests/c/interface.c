@@ -64,7 +64,7 @@ static void library(void) {
   OK(mistral_buf_free(buf));
   CHECK(mistral_buf_data(buf) == NULL && mistral_buf_len(buf) == 0 && mistral_buf_data(NULL) == NULL);
   OK(mistral_devices(&buf));
-  CHECK(strstr(mistral_buf_data(buf), "{\"name\":\"cpu\"}") != NULL);
+  CHECK(strstr(mistral_buf_data(buf), "\"name\":\"cpu\"") != NULL);
   OK(mistral_buf_free(buf));
 }
 

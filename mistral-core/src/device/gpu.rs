@@ -1,5 +1,6 @@
 //! Adapters of wgpu: found, chosen and opened. One runtime for each adapter and process, shared by all models.
 
+use std::path::PathBuf;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use burn::tensor::Device;
@@ -77,6 +78,12 @@ impl Gpu {
     /// The adapter and its limits, as [`super::list`] gives them.
     pub fn info(&self) -> Value {
         self.info.clone()
+    }
+
+    /// The runtime, for tests that launch kernels of their own.
+    #[cfg(test)]
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
     }
 
     /// Bytes of its memory, where its driver says it.
@@ -284,6 +291,8 @@ fn runtime(adapter: &wgpu::Adapter, index: usize) -> std::result::Result<Arc<Gpu
 fn configure() {
     let mut config = CubeClRuntimeConfig::default();
     config.streaming.policy = cubecl::config::streaming::StreamPolicy::Single;
+    // Nothing is kept in files; without a folder it would look for one, from the working folder up.
+    config.environment.path = cubecl::config::cache::CacheConfig::Directory(PathBuf::new());
     let _ = CubeClRuntimeConfig::try_set(config);
 }
 

@@ -134,7 +134,7 @@ impl<'a> Check<'a> {
         let mut ours = [self.stored(empty.clone()), self.stored(empty.clone())];
         let mut plain = [bytes_on_host(&empty), bytes_on_host(&empty)];
         let steps = (0..spec.start).step_by(16).map(|at| at..(at + 16).min(spec.start));
-        for range in steps.chain([spec.start..all]) {
+        for range in steps.chain(std::iter::once(spec.start..all)) {
             for i in 0..2 {
                 let part = &rows[i][range.start * width..range.end * width];
                 let (cache, shape) = (&spec.cache, [range.len(), width]);

@@ -306,8 +306,8 @@ fn decode_block<V: F32x8, L: Load>(
             for j in (0..whole).step_by(LANES) {
                 L::load::<V>(from, j).store(to[j..j + LANES].as_mut_ptr());
             }
-            for j in whole..dim {
-                to[j] = L::one(from, j);
+            for (j, to) in to.iter_mut().enumerate().take(dim).skip(whole) {
+                *to = L::one(from, j);
             }
         }
         to[dim..].fill(0.0);

@@ -166,7 +166,7 @@ fn attention_kernel(
         weights *= shrink;
         #[unroll]
         for i in 0..per_unit {
-            sums[i as usize] = sums[i as usize] * shrink;
+            sums[i as usize] *= shrink;
         }
         let low = max(from, first);
         let high = min(from + UNITS, position + 1u32);

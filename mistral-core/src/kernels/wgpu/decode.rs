@@ -161,7 +161,7 @@ impl Packing {
 #[cube]
 pub fn header_words(blocks: u32, #[comptime] packing: Packing) -> u32 {
     match comptime!(packing.scales) {
-        Scales::Blocks => (blocks * 8u32 + 15u32) / 16u32 * 16u32,
+        Scales::Blocks => (blocks * 8u32).div_ceil(16u32) * 16u32,
         Scales::Affine => blocks * 16u32,
         _ => comptime!(packing.header_words()).runtime(),
     }

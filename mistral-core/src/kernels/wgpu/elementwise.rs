@@ -164,7 +164,7 @@ fn route_kernel(logits: &[f32], out: &mut [f32], t: u32, n: u32, k: u32) {
             total += weight;
         }
         for e in 0..n {
-            out[(first + e) as usize] = out[(first + e) as usize] / total;
+            out[(first + e) as usize] /= total;
         }
     }
 }

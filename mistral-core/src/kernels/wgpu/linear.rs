@@ -278,7 +278,7 @@ fn packed_body(
 #[cube]
 fn write(out: &mut [f32], at: u32, total: f32, route: f32, #[comptime] add: bool) {
     if comptime!(add) {
-        out[at as usize] = total * route + out[at as usize];
+        out[at as usize] += total * route;
     } else {
         out[at as usize] = total;
     }
@@ -352,7 +352,7 @@ fn plain_body(
                 let column = place + i - begin;
                 let mut w = element(word, i, kind);
                 if comptime!(matches!(kind, Element::F8E4M3)) {
-                    let across = (cols + numbers.scale_cols - 1u32) / numbers.scale_cols;
+                    let across = cols.div_ceil(numbers.scale_cols);
                     let scale = row / numbers.scale_rows * across + column / numbers.scale_cols;
                     w *= f32::reinterpret(weight[(numbers.words + scale) as usize]);
                 }

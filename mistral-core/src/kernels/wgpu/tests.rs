@@ -122,6 +122,70 @@ fn every_half_is_decoded_exactly() {
     }
 }
 
+/// Runs the ignored test `name` in a process of its own: what it does to its adapter would fail the others.
+fn child(name: &str) {
+    let name = format!("kernels::wgpu::tests::{name}");
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", &name, "--ignored", "--test-threads=1"])
+        .output()
+        .unwrap();
+    let text =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+}
+
+mod broken {
+    use burn_cubecl::cubecl;
+    use burn_cubecl::cubecl::prelude::*;
+
+    /// WGSL has no such type.
+    #[cube(launch)]
+    pub fn in_bf16(out: &mut [f32]) {
+        let value = half::bf16::cast_from(out[0] + 1.0f32);
+        out[0] = f32::cast_from(value + value);
+    }
+
+    #[cube(launch)]
+    pub fn fill(out: &mut [f32]) {
+        out[UNIT_POS as usize] = 1.0f32;
+    }
+}
+
+/// A kernel that cannot be compiled, and one that no adapter can launch: reading what they should have written is an error, or the adapter
+/// is known to have failed; and their numbers are never believed.
+#[test]
+fn a_kernel_that_fails_is_an_error() {
+    child("in_a_process_with_a_kernel_in_bf16");
+    child("in_a_process_with_too_large_a_cube");
+}
+
+fn fails(launch: impl FnOnce(&burn_cubecl::cubecl::client::Client, burn_cubecl::cubecl::prelude::BufferArg)) {
+    let opened = open();
+    let client = opened.gpu.as_ref().unwrap().client();
+    let handle = client.empty(16);
+    // SAFETY: as long as it was made.
+    let argument = unsafe { burn_cubecl::cubecl::prelude::BufferArg::from_raw_parts(handle.clone(), 4) };
+    launch(client, argument);
+    let read = client.read_one(handle);
+    assert!(read.is_err() || opened.check().is_err(), "{read:?}");
+}
+
+#[test]
+#[ignore = "runs in a process of its own"]
+fn in_a_process_with_a_kernel_in_bf16() {
+    use burn_cubecl::cubecl::prelude::{CubeCount, CubeDim};
+    fails(|client, out| broken::in_bf16::launch(client, CubeCount::Static(1, 1, 1), CubeDim::new_1d(1), out));
+}
+
+#[test]
+#[ignore = "runs in a process of its own"]
+fn in_a_process_with_too_large_a_cube() {
+    use burn_cubecl::cubecl::prelude::{CubeCount, CubeDim};
+    fails(|client, out| {
+        broken::fill::launch(client, CubeCount::Static(1, 1, 1), CubeDim::new_1d(1 << 20), out)
+    });
+}
+
 /// What the cache keeps is what the processor would keep, ties, subnormal halves and overflow included.
 #[test]
 fn halves_are_rounded_as_on_the_processor() {
