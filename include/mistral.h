@@ -351,7 +351,9 @@ const char *mistral_version(void);
 
 /**
  * What this build of the library is, as a JSON object: `version`, `arch`, `os`, `devices`, `sampler` (the
- * name and version of the random generator: the same seed gives the same tokens where it is the same).
+ * name and version of the random generator: the same seed gives the same tokens where it is the same),
+ * `determinism` (for each device the levels that the option `reproducible` of `mistral_model_open` guarantees),
+ * `wipes_freed_memory` (`true`: see `mistral_model_open`).
  *
  * Ownership: the caller frees `*out` with `mistral_buf_free`.
  * Encoding: UTF-8 JSON.
@@ -517,7 +519,7 @@ mistral_status mistral_cancel_free(struct mistral_cancel *MISTRAL_NULLABLE cance
  * the processor; `"all"`; `"auto"`, the default: as many as fit), `threads`, `quantize`
  * (`"q8_0"`, `"q4_0"`, `"q4_k"`: float weights are turned into these blocks while loading), `activation`
  * (`"int8"`, `"f32"`: how activations meet weights in blocks), `weights` (`false` opens the tokenizer alone),
- * `tokenizer_version` (`"v3"` ...: Mistral's chat format, where the files do not tell it), `verify` (an object,
+ * `reproducible` and `lock_memory` (see below), `tokenizer_version` (`"v3"` ...: Mistral's chat format, where the files do not tell it), `verify` (an object,
  * the options of `mistral_verify`: the model is opened only if its files are what a manifest or a signature
  * vouches for, and from the very bytes that were verified), `audit` (see below). A relative path starts at the
  * current directory, as everywhere.
@@ -531,6 +533,19 @@ mistral_status mistral_cancel_free(struct mistral_cancel *MISTRAL_NULLABLE cance
  * (records after which they are forced to the disk; by default the system decides), `checkpoint` (an object:
  * `path`, `every` so many records, `key`), `caller_ref` (what the host calls those for whom it runs; at most 256
  * bytes). Models and sessions of a process that name the same log share it.
+ *
+ * `reproducible` (`true`) guarantees that the same build, device, options and seed give the same tokens: every
+ * time (D1), alone or while other sequences run (D2), and with any number of threads (D3). Opening then evaluates
+ * a few tokens in two ways, compares the bits, and fails with `MISTRAL_E_DEVICE` where they differ; a device that
+ * cannot guarantee it is refused with `MISTRAL_E_UNSUPPORTED`. `mistral_model_info` reports the levels, and for
+ * what machine they hold.
+ *
+ * `lock_memory` (`true`) keeps the keys and values of sessions out of the swap; where the system does not let them
+ * be locked (`ulimit -l`), making a session is refused with `MISTRAL_E_LIMIT`. Not the weights, which are no secret.
+ *
+ * What the library frees was overwritten before, or given back to the system, which overwrites it: prompts, tokens,
+ * answers, keys and values, saved sessions and everything on the way between them. What a session forgets is
+ * overwritten at once. Not reached: registers, the swap without `lock_memory`, and what the host has copied.
  *
  * Bounds, each refused with `MISTRAL_E_LIMIT` before anything is allocated for it: `max_memory` (bytes for
  * weights and caches together), `max_model_bytes` (of the files with weights), `max_sessions` (at a time, with
@@ -746,7 +761,8 @@ mistral_status mistral_session_trim(struct mistral_session *MISTRAL_NONNULL sess
 /**
  * What a session holds and has done, as a JSON object: `tokens` (on its timeline), `evaluated` (those of them
  * that are in the cache; the others are evaluated by the next call), `context` (positions in all), `cache_type`,
- * `cache_bytes` (forks share them until one of them goes on), and since the session was made: `prompt_tokens` and
+ * `cache_bytes` (forks share them until one of them goes on), `locked_bytes` (those of them that are kept out of the
+ * swap), and since the session was made: `prompt_tokens` and
  * `prompt_seconds` (evaluated several at a time), `decode_tokens` and `decode_seconds` (one at a time), by a
  * monotonic clock, with `prompt_tokens_per_second` and `decode_tokens_per_second`.
  *
@@ -1003,6 +1019,11 @@ mistral_status mistral_generation_free(struct mistral_generation *MISTRAL_NULLAB
  * Answers a chat-completions request: the JSON body that Mistral's and OpenAI's APIs take, `messages` and
  * the rest. If it says `"stream": true`, `callback` is given each chunk object (without the `data:` of an
  * HTTP stream) on the calling thread; `*response` is the whole response either way.
+ *
+ * With `"sidecar": true` each choice of the response has a `sidecar`: a JSON object to keep beside the answer, which
+ * says that it was generated (`ai_generated`), when, by which model (`model.sha256`, which the first such call
+ * computes: it reads all files of the model), and of which text it says so (`output.sha256`, of
+ * `message.content`).
  *
  * Non-zero from `callback` ends the call with `MISTRAL_E_CANCELLED`.
  *

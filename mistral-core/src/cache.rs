@@ -1,9 +1,11 @@
 //! Keys and values of the tokens so far, allocated once for the chosen context.
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::backend::Bytes;
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use region::LockGuard;
 
 use crate::config::ModelConfig;
 use crate::device::{self, Opened};
@@ -13,14 +15,62 @@ use crate::kernels::{self, AttentionSpec, CacheSpec, CacheType};
 /// The keys and values of one layer: a ring of as many positions as the layer can see.
 #[derive(Clone, Debug)]
 pub struct LayerCache {
+    /// Keeps the memory of both out of the swap, where the host asked for that. Before them, so that it is unlocked before it is freed.
+    locks: Arc<Vec<Locked>>,
     /// `None` only while a kernel holds it (so that it changes it in place), or after one panicked.
     k: Option<Tensor<1, Int>>,
     v: Option<Tensor<1, Int>>,
     spec: CacheSpec,
     window: Option<usize>,
+    on: Opened,
+}
+
+/// Memory that stays out of the swap until this goes.
+struct Locked(#[expect(dead_code, reason = "it is held, and dropped")] LockGuard);
+
+impl std::fmt::Debug for Locked {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Locked")
+    }
 }
 
 impl LayerCache {
+    fn new(spec: CacheSpec, window: Option<usize>, on: Opened, lock: bool) -> Result<Self> {
+        let bytes = layer_bytes(&spec).unwrap_or_default();
+        let (stored, most) = (device::stored(&on.device), device::max_tensor_bytes(&on.device));
+        if let Some(most) = most.filter(|most| bytes as u64 > *most) {
+            let found = format!("{bytes} bytes of keys of a layer");
+            return Err(Error::limit("context", found, format!("{most} bytes, the device's largest buffer")));
+        }
+        if lock && on.has_own_memory() {
+            return Err(Error::unsupported("lock_memory", &on.name, "devices in the host's memory"));
+        }
+        let mut locks = Vec::new();
+        let mut zeros = || match lock {
+            false => Ok(Some(on.lasting(|| Tensor::zeros([bytes / stored.size()], (&on.device, stored))))),
+            true => locked(bytes, &on.device, &mut locks).map(Some),
+        };
+        Ok(Self { k: zeros()?, v: zeros()?, spec, window, on, locks: Arc::new(locks) })
+    }
+
+    /// Overwrites `positions` with zeros, in place: nobody else may hold the memory.
+    fn wipe(&mut self, positions: Range<usize>) {
+        // Of more than the ring has, the first lie where the last do.
+        let slots =
+            self.slots(positions.start.max(positions.end.saturating_sub(self.spec.capacity))..positions.end);
+        let (heads, width) = (self.spec.n_kv_heads, width(&self.spec));
+        // A session that panicked has lost its memory already.
+        for cache in [&mut self.k, &mut self.v] {
+            let Some(mut all) = cache.take().map(|cache| rows(cache, &self.spec)) else { continue };
+            for slots in &slots {
+                let zero = Tensor::<3, Int>::zeros([1, 1, 1], (&all.device(), all.dtype()));
+                let zeros = zero.expand([heads, slots.len(), width / all.dtype().size()]);
+                all = all.slice_assign([0..heads, slots.clone()], zeros);
+            }
+            *cache = Some(all.flatten(0, 2));
+        }
+    }
+
     /// Stores `k`, `v: [t, n_kv_heads * head_dim]` at positions `start..start + t`.
     pub fn write(&mut self, start: usize, k: Tensor<2>, v: Tensor<2>) {
         for (cache, rows) in [(&mut self.k, k), (&mut self.v, v)] {
@@ -38,18 +88,23 @@ impl LayerCache {
         kernels::attention(q, k, v, spec)
     }
 
-    /// Moves the positions that are held into new memory.
-    fn own(&mut self, len: usize, written: usize) {
+    /// A copy of the positions that are held, in memory of its own.
+    fn copy(&self, len: usize, written: usize) -> Result<Self> {
         let slots = self.slots(held(self.spec.capacity, len, written));
-        for cache in [&mut self.k, &mut self.v] {
-            let old = rows(cache.take().expect("a session that panicked is not used again"), &self.spec);
-            let mut new = Tensor::zeros(old.dims(), (&old.device(), old.dtype()));
+        let held = |cache: &Option<Tensor<1, Int>>| {
+            rows(cache.clone().expect("a session that panicked is not used again"), &self.spec)
+        };
+        let mut copy = Self::new(self.spec.clone(), self.window, self.on.clone(), !self.locks.is_empty())?;
+        for (from, to) in [(&self.k, &mut copy.k), (&self.v, &mut copy.v)] {
+            let (old, heads) = (held(from), self.spec.n_kv_heads);
+            let mut new = rows(to.take().expect("it was just made"), &self.spec);
             for slots in &slots {
-                let part = old.clone().slice([0..old.dims()[0], slots.clone()]);
-                new = new.slice_assign([0..old.dims()[0], slots.clone()], part);
+                let part = old.clone().slice([0..heads, slots.clone()]);
+                new = new.slice_assign([0..heads, slots.clone()], part);
             }
-            *cache = Some(new.flatten(0, 2));
+            *to = Some(new.flatten(0, 2));
         }
+        Ok(copy)
     }
 
     /// Appends keys and values of `positions` to `out`, each `[n_kv_heads, positions, head_dim]`.
@@ -119,8 +174,17 @@ fn rows(cache: Tensor<1, Int>, spec: &CacheSpec) -> Tensor<3, Int> {
     cache.reshape([spec.n_kv_heads, spec.capacity, width])
 }
 
-/// The cache of a session. A clone shares its memory until one of the two is about to write ([`KvCache::own`]).
-#[derive(Clone, Debug)]
+/// Those who share the memory of a cache.
+#[derive(Debug)]
+struct Sharing {
+    holders: usize,
+    /// One past the last position that any of them has written there.
+    dirty: usize,
+}
+
+/// The cache of a session. A clone shares its memory until one of the two is about to write ([`KvCache::own`]). What was stored is overwritten
+/// with zeros when it is forgotten ([`KvCache::rewind`]), and when the last who shares it goes.
+#[derive(Debug)]
 pub struct KvCache {
     /// One entry a layer.
     pub layers: Vec<LayerCache>,
@@ -130,8 +194,29 @@ pub struct KvCache {
     pub capacity: usize,
     /// One past the last position that was ever written: what a ring has overwritten.
     pub written: usize,
-    /// Held by this cache and by those that share its memory.
-    sharing: Arc<()>,
+    /// One past the last position that is not known to be zero, as [`KvCache::written`] but that this one never falls by itself.
+    dirty: usize,
+    sharing: Arc<Mutex<Sharing>>,
+}
+
+impl Clone for KvCache {
+    fn clone(&self) -> Self {
+        self.shared().holders += 1;
+        Self {
+            layers: self.layers.clone(),
+            len: self.len,
+            capacity: self.capacity,
+            written: self.written,
+            dirty: self.dirty,
+            sharing: Arc::clone(&self.sharing),
+        }
+    }
+}
+
+impl Drop for KvCache {
+    fn drop(&mut self) {
+        self.leave(Vec::new());
+    }
 }
 
 impl KvCache {
@@ -147,6 +232,7 @@ impl KvCache {
         chunk: usize,
         cache_type: CacheType,
         device: &Opened,
+        lock: bool,
     ) -> Result<Self> {
         let too_large = || Error::limit("context", capacity, "what fits into the address space");
         let all = Self::bytes(config, capacity, chunk, cache_type).ok_or_else(too_large)?;
@@ -158,24 +244,49 @@ impl KvCache {
         };
         reserve(all / config.layers.len().max(1) * on_host)?;
         let layers = config.layers.iter().enumerate().map(|(i, layer)| {
-            let on = device.on_layer(i);
-            let (stored, most) = (device::stored(&on.device), device::max_tensor_bytes(&on.device));
             let spec = layer_spec(config, layer.window, capacity, chunk, cache_type);
-            let bytes = layer_bytes(&spec).ok_or_else(too_large)?;
-            if let Some(most) = most.filter(|most| bytes as u64 > *most) {
-                let found = format!("{bytes} bytes of keys of a layer");
-                return Err(Error::limit(
-                    "context",
-                    found,
-                    format!("{most} bytes, the device's largest buffer"),
-                ));
-            }
-            let zeros = || Some(on.lasting(|| Tensor::zeros([bytes / stored.size()], (&on.device, stored))));
-            Ok(LayerCache { k: zeros(), v: zeros(), spec, window: layer.window })
+            LayerCache::new(spec, layer.window, device.on_layer(i), lock)
         });
         let layers = layers.collect::<Result<_>>()?;
         device.settle()?;
-        Ok(Self { layers, len: 0, capacity, written: 0, sharing: Arc::default() })
+        Ok(Self {
+            layers,
+            len: 0,
+            capacity,
+            written: 0,
+            dirty: 0,
+            sharing: Arc::new(Mutex::new(Sharing { holders: 1, dirty: 0 })),
+        })
+    }
+
+    fn shared(&self) -> MutexGuard<'_, Sharing> {
+        // Its numbers are right at every step.
+        self.sharing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether nobody else holds the memory.
+    fn is_alone(&self) -> bool {
+        self.shared().holders == 1
+    }
+
+    /// Takes `layers` instead of those that are held, which the last holder overwrites. Under the lock, so that the tensors of the others are gone by then.
+    fn leave(&mut self, layers: Vec<LayerCache>) {
+        let dirty = self.dirty.max(self.written);
+        let sharing = Arc::clone(&self.sharing);
+        let mut sharing = sharing.lock().unwrap_or_else(PoisonError::into_inner);
+        sharing.holders -= 1;
+        sharing.dirty = sharing.dirty.max(dirty);
+        let mut old = std::mem::replace(&mut self.layers, layers);
+        if sharing.holders == 0 {
+            old.iter_mut().for_each(|layer| layer.wipe(0..sharing.dirty));
+        }
+        drop(old);
+    }
+
+    /// Bytes that are locked in memory.
+    pub fn locked(&self) -> usize {
+        let locked = self.layers.iter().filter(|layer| !layer.locks.is_empty());
+        locked.map(|layer| layer_bytes(&layer.spec).map_or(0, |bytes| 2 * bytes)).sum()
     }
 
     /// Gives a cache that shares its memory with a clone memory of its own, into which the positions in use are copied. The kernels never
@@ -184,20 +295,30 @@ impl KvCache {
     /// # Errors
     /// [`Error::Limit`] if the system does not have as much.
     pub fn own(&mut self) -> Result<()> {
-        if Arc::strong_count(&self.sharing) == 1 {
+        if self.is_alone() {
             return Ok(());
         }
         reserve(self.size())?;
-        for layer in &mut self.layers {
-            layer.own(self.len, self.written);
-        }
-        self.sharing = Arc::default();
+        let copies = self.layers.iter().map(|layer| layer.copy(self.len, self.written));
+        let copies = copies.collect::<Result<_>>()?;
+        self.leave(copies);
+        self.dirty = self.len;
+        self.sharing = Arc::new(Mutex::new(Sharing { holders: 1, dirty: 0 }));
         Ok(())
     }
 
-    /// Goes back to `len` positions, or to none where a ring has overwritten what the token there sees.
+    /// Goes back to `len` positions, or to none where a ring has overwritten what the token there sees. The others are overwritten, unless the
+    /// memory is shared: then by the last who holds it.
     pub fn rewind(&mut self, len: usize) {
         self.len = if self.can_rewind(len) { len } else { 0 };
+        let dirty_by_others = self.shared().dirty;
+        self.dirty = self.dirty.max(self.written).max(dirty_by_others);
+        if self.len < self.dirty && self.is_alone() {
+            let forgotten = self.len..self.dirty;
+            self.layers.iter_mut().for_each(|layer| layer.wipe(forgotten.clone()));
+            self.dirty = self.len;
+            self.shared().dirty = self.len;
+        }
         if self.len == 0 {
             self.written = 0;
         }
@@ -262,6 +383,19 @@ impl KvCache {
     }
 }
 
+/// Zeroed bytes that the system keeps out of its swap, and what keeps them there.
+fn locked(bytes: usize, device: &Device, locks: &mut Vec<Locked>) -> Result<Tensor<1, Int>> {
+    let memory = vec![0u8; bytes];
+    let lock = region::lock(memory.as_ptr(), bytes.max(1)).map_err(|error| {
+        let found = format!("{bytes} bytes of keys and values ({error})");
+        Error::limit("lock_memory", found, "what the system lets the process lock (ulimit -l)")
+    })?;
+    locks.push(Locked(lock));
+    // The tensor is made of this memory, not of a copy.
+    let data = TensorData::from_bytes(Bytes::from_elems(memory), [bytes], DType::U8);
+    Ok(Tensor::from_data(data, (device, DType::U8)))
+}
+
 /// Fails if the system does not give `bytes` at once: a tensor that cannot be allocated would end the process.
 fn reserve(bytes: usize) -> Result<()> {
     let mut memory = Vec::<u8>::new();
@@ -301,10 +435,7 @@ mod tests {
 
     fn layer(device: &str) -> LayerCache {
         let spec = CacheSpec { n_kv_heads: 2, capacity: 5, head_dim: 4, cache_type: CacheType::F32 };
-        let device = device::open(device, 0).unwrap().device;
-        let stored = device::stored(&device);
-        let zeros = || Some(Tensor::zeros([2 * 5 * 4 * 4 / stored.size()], (&device, stored)));
-        LayerCache { k: zeros(), v: zeros(), spec, window: Some(3) }
+        LayerCache::new(spec, Some(3), device::open(device, 0).unwrap(), false).unwrap()
     }
 
     /// Keys of `count` positions whose numbers are all different; the values are their negatives.
@@ -353,9 +484,92 @@ mod tests {
                 two.write_rows(from..7, &bytes(&one, from..7));
                 assert_eq!(bytes(&two, from..7), bytes(&one, from..7), "{device} {from}");
             }
-            let mut own = one.clone();
-            own.own(7, 7);
+            let own = one.copy(7, 7).unwrap();
             assert_eq!(bytes(&own, 2..7), bytes(&one, 2..7), "{device}");
         }
+    }
+
+    fn cache(device: &str, lock: bool) -> Result<KvCache> {
+        let layers = vec![LayerCache::new(layer(device).spec, Some(3), device::open(device, 0)?, lock)?];
+        let sharing = Arc::new(Mutex::new(Sharing { holders: 1, dirty: 0 }));
+        Ok(KvCache { layers, len: 0, capacity: 20, written: 0, dirty: 0, sharing })
+    }
+
+    fn store(cache: &mut KvCache, count: usize) {
+        let (layer, start) = (&mut cache.layers[0], cache.len);
+        let (k, v) = (rows(layer, count, 1.0), rows(layer, count, -1.0));
+        layer.write(start, k, v);
+        cache.len += count;
+        cache.written = cache.written.max(cache.len);
+    }
+
+    #[test]
+    fn what_is_forgotten_is_overwritten() {
+        for device in device::names() {
+            let mut one = cache(device, false).unwrap();
+            store(&mut one, 4);
+            one.rewind(2);
+            let kept = bytes(&one.layers[0], 0..2);
+            assert!(kept.iter().any(|&byte| byte != 0), "{device}");
+            let rest = bytes(&one.layers[0], 2..5);
+            assert!(rest.iter().all(|&byte| byte == 0), "{device}: {rest:?}");
+            // Around the ring, and back to nothing.
+            store(&mut one, 3);
+            store(&mut one, 4);
+            one.rewind(0);
+            assert!(bytes(&one.layers[0], 0..5).iter().all(|&byte| byte == 0), "{device}");
+        }
+    }
+
+    #[test]
+    fn shared_memory_is_kept_until_its_last_holder_goes() {
+        for device in device::names() {
+            let mut one = cache(device, false).unwrap();
+            store(&mut one, 4);
+            let before = bytes(&one.layers[0], 0..5);
+            let mut two = one.clone();
+            two.rewind(0);
+            assert_eq!(bytes(&one.layers[0], 0..5), before, "{device}: the other still needs it");
+            // The other goes on in memory of its own, and this one has what was shared to itself.
+            two.own().unwrap();
+            assert!(bytes(&two.layers[0], 0..5).iter().all(|&byte| byte == 0), "{device}");
+            assert!(one.is_alone() && two.is_alone(), "{device}");
+            let three = one.clone();
+            drop(one);
+            assert_eq!(bytes(&three.layers[0], 0..5), before, "{device}");
+            assert!(three.is_alone(), "{device}");
+        }
+    }
+
+    #[test]
+    fn the_last_holder_overwrites_what_all_have_written() {
+        for device in device::names() {
+            let mut one = cache(device, false).unwrap();
+            store(&mut one, 5);
+            let mut two = one.clone();
+            two.rewind(0);
+            drop(one);
+            assert!(two.len == 0 && two.is_alone(), "{device}");
+            assert_eq!(two.shared().dirty, 5, "{device}");
+            two.rewind(0);
+            assert!(bytes(&two.layers[0], 0..5).iter().all(|&byte| byte == 0), "{device}");
+        }
+    }
+
+    #[test]
+    fn memory_is_locked_where_the_system_lets_it_be() {
+        match cache("cpu", true) {
+            Ok(mut locked) => {
+                assert_eq!(locked.locked(), 2 * 2 * 5 * 4 * 4);
+                store(&mut locked, 3);
+                let mut other = locked.clone();
+                store(&mut other, 0);
+                other.own().unwrap();
+                assert_eq!(other.locked(), locked.locked());
+                assert_eq!(bytes(&other.layers[0], 0..3), bytes(&locked.layers[0], 0..3));
+            }
+            Err(error) => assert!(error.to_string().contains("lock_memory"), "{error}"),
+        }
+        assert_eq!(cache("cpu", false).unwrap().locked(), 0);
     }
 }

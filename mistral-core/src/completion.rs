@@ -16,9 +16,10 @@ use crate::control::Control;
 use crate::engine::Model;
 use crate::error::{Error, Result};
 use crate::generate::{Event, FinishReason, GenerateOptions};
+use crate::marking;
 use crate::sampler::SamplingParams;
 use crate::session::{DEFAULT_CONTEXT, Session, SessionOptions};
-use crate::text::ChatOptions;
+use crate::text::{ChatOptions, Written};
 use crate::tokenizer::{Tokenizer, TokenizerVersion};
 
 /// Tokens that an answer may take where neither the request nor the context says less.
@@ -182,6 +183,8 @@ impl Session {
         self.check_room(prompt.tokens.len())?;
         let seed = options.sampling.seed;
         let mut reply = Reply::new(request);
+        // The names of tool calls are read by the model in the next turn: they depend on what this one was given, not on the time.
+        let named_by = Written::Tokens(&prompt.tokens).digest();
         let mut first_kept = None;
         for (index, n) in (0..request.options.n.unwrap_or(1)).enumerate() {
             options.sampling.seed = seed.wrapping_add(n);
@@ -189,7 +192,7 @@ impl Session {
             first_kept.get_or_insert(kept);
             let generation = self.generate(&prompt.tokens[kept..], &options, control);
             let mut generation = generation.map_err(|error| of_request(error, request))?;
-            let mut choice = Choice::new(&reply, &model, &prompt, index);
+            let mut choice = Choice::new(&reply, &model, &prompt, (index, named_by ^ options.sampling.seed));
             reply.send(on_chunk, index, response::first_delta(), None, Value::Null);
             while let Some(event) = generation.next(control) {
                 let (deltas, mut logprobs) = choice.add(&event?);
@@ -199,6 +202,9 @@ impl Session {
             }
             reply.usage.completion += generation.generated() as u64;
             reply.end(on_chunk, choice);
+            if request.sidecar {
+                reply.mark_last(&model, control)?;
+            }
         }
         reply.usage.prompt = prompt.tokens.len() as u64;
         Ok(reply.finish(on_chunk, first_kept.unwrap_or(0)))
@@ -318,6 +324,14 @@ impl Reply {
         self.choices.push(response::choice(choice.index, &answer, finish, logprobs));
     }
 
+    /// Puts its mark beside the last choice.
+    fn mark_last(&mut self, model: &Model, control: &mut Control<'_>) -> Result<()> {
+        let Some(choice) = self.choices.last_mut() else { return Ok(()) };
+        let text = choice["message"]["content"].as_str().unwrap_or_default();
+        choice["sidecar"] = marking::mark(model, text, control)?;
+        Ok(())
+    }
+
     fn finish(mut self, on_chunk: &mut dyn FnMut(Value), cached: usize) -> Value {
         if self.stream && self.include_usage {
             on_chunk(response::usage_chunk(self.head(), self.usage));
@@ -340,8 +354,9 @@ struct Choice<'m> {
 }
 
 impl<'m> Choice<'m> {
-    fn new(reply: &Reply, model: &'m Model, prompt: &ChatPrompt, index: usize) -> Self {
-        let mut parser = AnswerParser::new(prompt.version, reply.created.wrapping_add(index as u64));
+    /// `seed` gives the names of its tool calls.
+    fn new(reply: &Reply, model: &'m Model, prompt: &ChatPrompt, (index, seed): (usize, u64)) -> Self {
+        let mut parser = AnswerParser::new(prompt.version, seed);
         // The caller has the prefix already.
         parser.resume(&prompt.prefix);
         Self { index, model, parser, wants_logprobs: reply.logprobs, logprobs: Vec::new(), finish: None }

@@ -13,6 +13,7 @@ use crate::completion::ChatStyle;
 use crate::config::ModelConfig;
 use crate::constraint::TokenTable;
 use crate::control::Control;
+use crate::determinism;
 use crate::device::{self, Opened};
 use crate::error::{Error, Result};
 use crate::kernels::cpu::packed::arm_name;
@@ -54,6 +55,10 @@ pub struct ModelOptions {
     pub max_sessions: Option<usize>,
     /// Bounds on each call on the model and on its sessions; not on opening it.
     pub limits: Limits,
+    /// Promise that the same input gives the same tokens ([`crate::determinism`]), and test it before the model is used.
+    pub reproducible: bool,
+    /// Keep the keys and values of sessions out of the swap: a session that the system does not let be locked is refused.
+    pub lock_memory: bool,
     /// `false` opens the tokenizer alone.
     pub weights: bool,
     /// Mistral's chat format, where the files do not tell it.
@@ -76,6 +81,8 @@ impl Default for ModelOptions {
             max_model_bytes: None,
             max_sessions: None,
             limits: Limits::default(),
+            reproducible: false,
+            lock_memory: false,
             weights: true,
             tokenizer_version: None,
             verify: None,
@@ -133,6 +140,7 @@ pub struct Model {
     token_table: Mutex<Option<Arc<TokenTable>>>,
     memory: Arc<Memory>,
     verified: Option<Report>,
+    tested: Option<determinism::Tested>,
     audit: Option<Attached>,
 }
 
@@ -224,8 +232,10 @@ impl Model {
             token_table: Mutex::new(None),
             memory,
             verified: verified.map(|verified| verified.report),
+            tested: None,
             audit: None,
         };
+        model.tested = options.reproducible.then(|| determinism::test(&model, control)).transpose()?;
         if let Some(audit) = &options.audit {
             let attached = Attached::new(audit, model.subject(control)?)?;
             attached.opened(model.verified.as_ref().map(Report::summary))?;
@@ -258,6 +268,7 @@ impl Model {
             token_table: Mutex::new(None),
             memory: Arc::new(Memory::new(options)),
             verified: verified.map(|verified| verified.report.clone()),
+            tested: None,
             audit: None,
         }))
     }
@@ -283,6 +294,7 @@ impl Model {
             "kernels": arm_name(),
             "activation": if self.options.activation == Activation::Int8 { "int8" } else { "f32" },
             "generator": GENERATOR,
+            "determinism": determinism::report(&self.options, self.tested),
             "tokenizer": tokenizer,
             "weights": self.weights.as_ref().map(Weights::info),
             "verified": self.verified.as_ref().map(Report::to_json),
@@ -534,7 +546,8 @@ fn open_device(checkpoint: &Checkpoint, options: &ModelOptions) -> Result<Opened
 pub(crate) fn check(options: &ModelOptions) -> Result<()> {
     device::check(&options.device)?;
     check_threads(options.threads)?;
-    check_quantize(options.quantize)
+    check_quantize(options.quantize)?;
+    determinism::check(options)
 }
 
 /// Refuses what the bounds of `options` do not admit: weights, and `sessions` with `caches` bytes in all.

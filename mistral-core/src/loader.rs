@@ -73,7 +73,7 @@ pub fn warm(
         gpu.once(&format!("attention {cache_type:?} {head_dim}"), || check.attention(&spec, 3))?;
         step(done)?;
     }
-    let mut cache = KvCache::new(config, 4, 4, CacheType::F16, device)?;
+    let mut cache = KvCache::new(config, 4, 4, CacheType::F16, device, false)?;
     for tokens in [&[0, 0, 0][..], &[0]] {
         let h = transformer.tok_embeddings.forward(tokens)?;
         let h = transformer.forward(h, &mut cache, &mut || Ok(()))?;

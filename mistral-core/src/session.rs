@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use burn::tensor::Tensor;
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::audit::{About, Attached, AuditOptions, Call};
 use crate::cache::KvCache;
@@ -58,9 +59,10 @@ pub struct Session {
     model: Arc<Model>,
     cache: KvCache,
     /// All tokens of the timeline; those from `cache.len` on are not evaluated yet.
-    tokens: Vec<u32>,
+    /// They are overwritten when they are forgotten, and never moved: there is room for all.
+    tokens: Zeroizing<Vec<u32>>,
     /// Logits after the last evaluated token; empty before the first, and where a call ended before it computed them.
-    logits: Vec<f32>,
+    logits: Zeroizing<Vec<f32>>,
     cache_type: CacheType,
     limits: Limits,
     audit: Option<Attached>,
@@ -114,6 +116,8 @@ pub struct SessionStats {
     pub cache_type: CacheType,
     /// Bytes of the cache; forks share them until one of them goes on.
     pub cache_bytes: usize,
+    /// Those of them that are locked in memory: all or none.
+    pub locked_bytes: usize,
     /// Passes over more than one token, since the session was made.
     pub prompt: Work,
     /// Passes over one token.
@@ -141,14 +145,15 @@ impl Session {
         let bytes = KvCache::bytes(config, context, PREFILL_CHUNK, options.cache_type)
             .ok_or_else(|| Error::limit("context", context, "what fits into the address space"))?;
         let admission = model.admit_session(bytes as u64)?;
-        let cache = KvCache::new(config, context, PREFILL_CHUNK, options.cache_type, model.device())?;
+        let lock = model.options().lock_memory;
+        let cache = KvCache::new(config, context, PREFILL_CHUNK, options.cache_type, model.device(), lock)?;
         Ok(Self {
             limits: model.limits(),
             audit: model.attached().cloned(),
             model,
             cache,
-            tokens: Vec::new(),
-            logits: Vec::new(),
+            tokens: timeline(context)?,
+            logits: Zeroizing::default(),
             cache_type: options.cache_type,
             steps: None,
             prompt: Work::default(),
@@ -222,8 +227,7 @@ impl Session {
     pub fn fork(&self) -> Result<Self> {
         self.check_whole()?;
         let admission = self.model.admit_session(self.cache.size() as u64)?;
-        let mut tokens = Vec::new();
-        reserve(&mut tokens, self.tokens.len())?;
+        let mut tokens = timeline(self.cache.capacity)?;
         tokens.extend_from_slice(&self.tokens);
         Ok(Self {
             model: Arc::clone(&self.model),
@@ -252,9 +256,8 @@ impl Session {
             return Err(Error::argument("count", count, format!("at most the {} tokens", self.tokens.len())));
         }
         if count < self.tokens.len() {
-            self.tokens.truncate(count);
+            self.forget(count);
             self.cache.rewind(count.saturating_sub(1).min(self.cache.len));
-            self.logits.clear();
             self.steps = None;
         }
         Ok(())
@@ -268,6 +271,7 @@ impl Session {
             context: self.cache.capacity,
             cache_type: self.cache_type,
             cache_bytes: self.cache.size(),
+            locked_bytes: self.cache.locked(),
             prompt: self.prompt,
             decode: self.decode,
         }
@@ -296,8 +300,7 @@ impl Session {
 
     /// Forgets everything; the memory stays allocated.
     pub fn reset(&mut self) {
-        self.tokens.clear();
-        self.logits.clear();
+        self.forget(0);
         self.cache.rewind(0);
         self.steps = None;
     }
@@ -417,8 +420,7 @@ impl Session {
         let evaluated = &self.tokens[..self.cache.len];
         let shared = evaluated.iter().zip(tokens).take_while(|(a, b)| a == b).count();
         self.cache.rewind(shared.min(tokens.len().saturating_sub(1)));
-        self.tokens.truncate(self.cache.len);
-        self.logits.clear();
+        self.forget(self.cache.len);
         self.steps = None;
         self.cache.len
     }
@@ -430,6 +432,14 @@ impl Session {
             return Err(Error::ContextFull { needed: tokens, capacity: self.cache.capacity });
         }
         Ok(())
+    }
+
+    /// Overwrites the tokens from `count` on, and the logits.
+    fn forget(&mut self, count: usize) {
+        let count = count.min(self.tokens.len());
+        self.tokens[count..].zeroize();
+        self.tokens.truncate(count);
+        self.logits.zeroize();
     }
 
     /// Appends one token that was sampled; it is evaluated with what comes next.
@@ -460,7 +470,6 @@ impl Session {
             let expected = format!("a token below {vocab_size}");
             return Err(Error::argument(format!("tokens[{i}]"), ids[i], expected));
         }
-        reserve(&mut self.tokens, ids.len())?;
         self.tokens.extend_from_slice(ids);
         Ok(before)
     }
@@ -492,7 +501,9 @@ impl Session {
             done => self.prompt.add(done as u64, start.elapsed()),
         }
         if result.is_err() {
-            self.tokens.truncate(self.cache.len.max(keep));
+            let kept = self.cache.len.max(keep).min(self.tokens.len());
+            self.tokens[kept..].zeroize();
+            self.tokens.truncate(kept);
         }
         result
     }
@@ -556,7 +567,7 @@ impl Session {
     }
 }
 
-fn read(rows: Tensor<2>) -> Result<Vec<f32>> {
+pub(crate) fn read(rows: Tensor<2>) -> Result<Vec<f32>> {
     let device = format!("{:?}", rows.device());
     let data = rows.try_into_data();
     data.map_err(|e| Error::Device { device: device.clone(), reason: e.to_string() })?
@@ -564,8 +575,13 @@ fn read(rows: Tensor<2>) -> Result<Vec<f32>> {
         .map_err(|e| Error::Device { device, reason: format!("a result could not be read: {e:?}") })
 }
 
-/// Room for `more` tokens.
-fn reserve(tokens: &mut Vec<u32>, more: usize) -> Result<()> {
-    let given = tokens.try_reserve(more);
-    given.map_err(|_| Error::limit("tokens", format!("{more} more"), "what the system has memory for"))
+/// Room for the tokens of `context` positions, and for one that waits for its own.
+fn timeline(context: usize) -> Result<Zeroizing<Vec<u32>>> {
+    let mut tokens = Zeroizing::new(Vec::new());
+    match tokens.try_reserve_exact(context + 1) {
+        Ok(()) => Ok(tokens),
+        Err(_) => {
+            Err(Error::limit("context", format!("{context} positions"), "what the system has memory for"))
+        }
+    }
 }

@@ -89,7 +89,7 @@ impl Model {
 
 impl Written<'_> {
     /// FNV-1a, 64 bits.
-    fn digest(&self) -> u64 {
+    pub(crate) fn digest(&self) -> u64 {
         let add = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
         let start = 0xcbf2_9ce4_8422_2325;
         match self {

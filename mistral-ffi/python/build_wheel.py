@@ -57,7 +57,7 @@ def build_wheel(
         name = {"windows": "mistral.dll", "darwin": "libmistral.dylib"}.get(system, "libmistral.so")
         files = {f"mistral/{name}": library.read_bytes()}
     for path in sorted((HERE / "mistral").iterdir()):
-        if path.suffix == ".py" or path.name == "py.typed":
+        if path.suffix in (".py", ".json") or path.name == "py.typed":
             files[f"mistral/{path.name}"] = path.read_bytes()
     info = f"mistral-{version}.dist-info"
     readme = (HERE / "README.md").read_text(encoding="utf-8")

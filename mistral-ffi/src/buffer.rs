@@ -10,7 +10,7 @@ use crate::handle;
 use crate::input::Out;
 use crate::types::*;
 
-/// Bytes and the NUL behind them; overwritten with zeros when they go.
+/// Bytes and the NUL behind them; overwritten with zeros when they go, as all memory of the library is ([`crate::wipe`]).
 pub(crate) struct Buffer(Vec<u8>);
 
 impl Buffer {
@@ -34,14 +34,6 @@ impl Buffer {
 
     pub(crate) fn len(&self) -> usize {
         self.0.len() - 1
-    }
-}
-
-impl Drop for Buffer {
-    fn drop(&mut self) {
-        self.0.fill(0);
-        // Without this, writes to memory that is about to be freed need not happen.
-        std::hint::black_box(&self.0);
     }
 }
 

@@ -24,6 +24,11 @@ use crate::types::*;
 /// the rest. If it says `"stream": true`, `callback` is given each chunk object (without the `data:` of an
 /// HTTP stream) on the calling thread; `*response` is the whole response either way.
 ///
+/// With `"sidecar": true` each choice of the response has a `sidecar`: a JSON object to keep beside the answer, which
+/// says that it was generated (`ai_generated`), when, by which model (`model.sha256`, which the first such call
+/// computes: it reads all files of the model), and of which text it says so (`output.sha256`, of
+/// `message.content`).
+///
 /// Non-zero from `callback` ends the call with `MISTRAL_E_CANCELLED`.
 ///
 /// Ownership: the caller frees `*response` with `mistral_buf_free`.

@@ -7,6 +7,9 @@
 #![allow(non_camel_case_types, reason = "the names are those of C")]
 #![allow(clippy::missing_safety_doc, reason = "what the caller promises stands in the header, in C's terms")]
 
+#[global_allocator]
+static ALLOCATOR: wipe::Wiping = wipe::Wiping;
+
 mod buffer;
 mod cancel;
 mod chat;
@@ -29,3 +32,4 @@ mod step;
 pub mod testing;
 mod text;
 mod types;
+mod wipe;

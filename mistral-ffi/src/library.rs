@@ -25,7 +25,9 @@ pub extern "C" fn mistral_version() -> *const c_char {
 }
 
 /// What this build of the library is, as a JSON object: `version`, `arch`, `os`, `devices`, `sampler` (the
-/// name and version of the random generator: the same seed gives the same tokens where it is the same).
+/// name and version of the random generator: the same seed gives the same tokens where it is the same),
+/// `determinism` (for each device the levels that the option `reproducible` of `mistral_model_open` guarantees),
+/// `wipes_freed_memory` (`true`: see `mistral_model_open`).
 ///
 /// Ownership: the caller frees `*out` with `mistral_buf_free`.
 /// Encoding: UTF-8 JSON.
@@ -42,6 +44,8 @@ pub unsafe extern "C" fn mistral_build_info(out: *mut *mut mistral_buf) -> mistr
             "os": std::env::consts::OS,
             "devices": mistral_core::device::names(),
             "sampler": mistral_core::sampler::GENERATOR,
+            "wipes_freed_memory": true,
+            "determinism": mistral_core::determinism::of_devices(),
         });
         buffer::give(out, Buffer::json(&info)?)
     })

@@ -31,7 +31,7 @@ pub(crate) fn get(model: *const mistral_model) -> Outcome<Arc<Model>> {
 /// the processor; `"all"`; `"auto"`, the default: as many as fit), `threads`, `quantize`
 /// (`"q8_0"`, `"q4_0"`, `"q4_k"`: float weights are turned into these blocks while loading), `activation`
 /// (`"int8"`, `"f32"`: how activations meet weights in blocks), `weights` (`false` opens the tokenizer alone),
-/// `tokenizer_version` (`"v3"` ...: Mistral's chat format, where the files do not tell it), `verify` (an object,
+/// `reproducible` and `lock_memory` (see below), `tokenizer_version` (`"v3"` ...: Mistral's chat format, where the files do not tell it), `verify` (an object,
 /// the options of `mistral_verify`: the model is opened only if its files are what a manifest or a signature
 /// vouches for, and from the very bytes that were verified), `audit` (see below). A relative path starts at the
 /// current directory, as everywhere.
@@ -45,6 +45,19 @@ pub(crate) fn get(model: *const mistral_model) -> Outcome<Arc<Model>> {
 /// (records after which they are forced to the disk; by default the system decides), `checkpoint` (an object:
 /// `path`, `every` so many records, `key`), `caller_ref` (what the host calls those for whom it runs; at most 256
 /// bytes). Models and sessions of a process that name the same log share it.
+///
+/// `reproducible` (`true`) guarantees that the same build, device, options and seed give the same tokens: every
+/// time (D1), alone or while other sequences run (D2), and with any number of threads (D3). Opening then evaluates
+/// a few tokens in two ways, compares the bits, and fails with `MISTRAL_E_DEVICE` where they differ; a device that
+/// cannot guarantee it is refused with `MISTRAL_E_UNSUPPORTED`. `mistral_model_info` reports the levels, and for
+/// what machine they hold.
+///
+/// `lock_memory` (`true`) keeps the keys and values of sessions out of the swap; where the system does not let them
+/// be locked (`ulimit -l`), making a session is refused with `MISTRAL_E_LIMIT`. Not the weights, which are no secret.
+///
+/// What the library frees was overwritten before, or given back to the system, which overwrites it: prompts, tokens,
+/// answers, keys and values, saved sessions and everything on the way between them. What a session forgets is
+/// overwritten at once. Not reached: registers, the swap without `lock_memory`, and what the host has copied.
 ///
 /// Bounds, each refused with `MISTRAL_E_LIMIT` before anything is allocated for it: `max_memory` (bytes for
 /// weights and caches together), `max_model_bytes` (of the files with weights), `max_sessions` (at a time, with

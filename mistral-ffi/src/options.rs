@@ -48,6 +48,8 @@ fn model_fields(fields: &mut Fields) -> Outcome<ModelOptions> {
     options.max_model_bytes = fields.unsigned("max_model_bytes")?;
     options.max_sessions = fields.unsigned("max_sessions")?;
     options.limits = fields.limits()?;
+    options.lock_memory = fields.boolean("lock_memory", options.lock_memory)?;
+    options.reproducible = fields.boolean("reproducible", options.reproducible)?;
     options.weights = fields.boolean("weights", options.weights)?;
     options.tokenizer_version = fields.version("tokenizer_version")?;
     options.verify = fields.object("verify")?.map(verification).transpose()?;

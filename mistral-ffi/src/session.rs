@@ -213,7 +213,8 @@ pub extern "C" fn mistral_session_trim(session: *mut mistral_session, count: usi
 
 /// What a session holds and has done, as a JSON object: `tokens` (on its timeline), `evaluated` (those of them
 /// that are in the cache; the others are evaluated by the next call), `context` (positions in all), `cache_type`,
-/// `cache_bytes` (forks share them until one of them goes on), and since the session was made: `prompt_tokens` and
+/// `cache_bytes` (forks share them until one of them goes on), `locked_bytes` (those of them that are kept out of the
+/// swap), and since the session was made: `prompt_tokens` and
 /// `prompt_seconds` (evaluated several at a time), `decode_tokens` and `decode_seconds` (one at a time), by a
 /// monotonic clock, with `prompt_tokens_per_second` and `decode_tokens_per_second`.
 ///
@@ -238,6 +239,7 @@ pub unsafe extern "C" fn mistral_session_stats(
             "context": stats.context,
             "cache_type": stats.cache_type.name(),
             "cache_bytes": stats.cache_bytes,
+            "locked_bytes": stats.locked_bytes,
             "prompt_tokens": stats.prompt.tokens,
             "prompt_seconds": stats.prompt.time.as_secs_f64(),
             "prompt_tokens_per_second": stats.prompt.per_second(),

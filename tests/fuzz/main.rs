@@ -11,6 +11,7 @@
 //! A round depends on the seed and its number alone.
 #![allow(clippy::print_stdout, reason = "a test program without a harness prints its results")]
 
+mod files;
 mod memory;
 mod mutate;
 mod targets;
@@ -21,7 +22,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use mutate::Random;
-use targets::{TARGETS, Target};
+use targets::Target;
 
 /// A round that takes longer is reported as a hang, by a thread beside it: far more than any takes on a busy machine.
 const HANG: Duration = Duration::from_secs(60);
@@ -62,7 +63,13 @@ fn main() -> ExitCode {
     std::thread::spawn(watch);
     let wanted =
         |target: &&Target| options.names.is_empty() || options.names.iter().any(|name| name == target.name);
-    let failed: usize = TARGETS.iter().filter(wanted).map(|target| fuzz(target, &options)).sum();
+    let failed: usize = targets::TARGETS
+        .iter()
+        .chain(&files::TARGETS)
+        .filter(wanted)
+        .map(|target| fuzz(target, &options))
+        .sum();
+    files::clean();
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 

@@ -40,21 +40,26 @@ pub fn input(seeds: &[Vec<u8>], target: &Target, random: &mut Random) -> Vec<u8>
         true => words(target.words, random),
         false => random.of(seeds).clone(),
     };
+    change(&mut bytes, seeds, target, random);
+    bytes
+}
+
+/// Changes an input, by the tree that it is or by its bytes.
+pub fn change(bytes: &mut Vec<u8>, seeds: &[Vec<u8>], target: &Target, random: &mut Random) {
     if random.below(3) > 0
-        && let Ok(mut tree) = serde_json::from_slice::<Value>(&bytes)
+        && let Ok(mut tree) = serde_json::from_slice::<Value>(bytes)
     {
         for _ in 0..=random.below(3) {
             change_tree(&mut tree, seeds, target.words, random);
         }
-        bytes = tree.to_string().into_bytes();
+        *bytes = tree.to_string().into_bytes();
         if random.below(2) == 0 {
-            return bytes;
+            return;
         }
     }
     for _ in 0..random.below(4) {
-        change_bytes(&mut bytes, seeds, target.words, random);
+        change_bytes(bytes, seeds, target.words, random);
     }
-    bytes
 }
 
 /// A text of the target's words alone.

@@ -18,6 +18,7 @@ import unittest
 from pathlib import Path
 
 import mistral
+from mistral import system_card
 
 LIBRARY = ""
 MODEL = ""
@@ -828,6 +829,75 @@ class Spawning(WithModel):
             self.assertEqual(pool.map(answer_in_worker, range(4)), [expected] * 4)
             with self.assertRaises(mistral.ContextFullError):
                 pool.apply(answer_in_worker, (0, 2))
+
+
+def conforms(value, schema, at="card"):
+    """What of a value breaks a schema, of the keywords that the schema of the card uses."""
+    names = {"object": dict, "array": list, "string": str, "integer": int, "boolean": bool, "null": type(None)}
+    if "const" in schema and value != schema["const"] or "enum" in schema and value not in schema["enum"]:
+        return [f"{at}: {value!r}"]
+    kinds = schema.get("type", [])
+    kinds = [kinds] if isinstance(kinds, str) else kinds
+    if kinds and type(value) not in [names[kind] for kind in kinds]:
+        return [f"{at}: {type(value).__name__}"]
+    wrong = []
+    if isinstance(value, dict):
+        properties = schema.get("properties", {})
+        wrong += [f"{at}: no {key}" for key in schema.get("required", []) if key not in value]
+        if schema.get("additionalProperties") is False:
+            wrong += [f"{at}: {key}" for key in value if key not in properties]
+        for key in properties.keys() & value.keys():
+            wrong += conforms(value[key], properties[key], f"{at}.{key}")
+    if isinstance(value, list):
+        for i, item in enumerate(value):
+            wrong += conforms(item, schema.get("items", {}), f"{at}[{i}]")
+    return wrong
+
+
+class Evidence(WithModel):
+    def schema(self):
+        return json.loads((Path(mistral.__file__).parent / "system_card.schema.json").read_text())
+
+    def test_the_system_card_obeys_its_schema(self):
+        plain = system_card.card(self.model)
+        self.assertEqual(conforms(plain, self.schema()), [])
+        self.assertEqual(plain["determinism"]["levels"], [])
+        self.assertRegex(plain["model"]["weights"]["files"][0]["sha256"], "^[0-9a-f]{64}$")
+        self.assertIn("**Not verified**", system_card.markdown(plain))
+        self.assertIn("the maker of the system has to", system_card.markdown(plain))
+        with tempfile.TemporaryDirectory() as folder:
+            manifest = Path(folder, "manifest")
+            manifest.write_text(f"{hashlib.sha256(Path(MODEL).read_bytes()).hexdigest()}  {Path(MODEL).name}\n")
+            options = {"reproducible": True, "verify": {"manifest": str(manifest)}, "audit": {"path": str(Path(folder, "log"))}}
+            with mistral.Model(MODEL, **options) as model:
+                full = system_card.card(model, purpose="a test", contact="nobody")
+        self.assertEqual(conforms(full, self.schema()), [])
+        self.assertEqual(full["determinism"]["levels"], ["D1", "D2", "D3"])
+        written = system_card.markdown(full)
+        for part in ("a test", "by a manifest", "D1, D2, D3", "An audit log is written"):
+            self.assertIn(part, written)
+        # The checker is one.
+        self.assertNotEqual(conforms({**full, "audit": 1}, self.schema()), [])
+        self.assertNotEqual(conforms({**full, "more": 1}, self.schema()), [])
+
+    def test_the_command_prints_a_card(self):
+        arguments = [sys.executable, "-B", "-m", "mistral.system_card", MODEL, "--library", LIBRARY]
+        environment = {**os.environ, "PYTHONPATH": str(Path(mistral.__file__).parents[1])}
+        for form, start in (("json", b"{"), ("markdown", b"# System card")):
+            run = subprocess.run([*arguments, "--format", form], capture_output=True, timeout=60, env=environment)
+            self.assertEqual((run.returncode, run.stderr), (0, b""))
+            self.assertTrue(run.stdout.startswith(start), run.stdout)
+
+    def test_an_answer_is_marked_as_generated(self):
+        request = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 5, "n": 2, "temperature": 1, "sidecar": True}
+        choices = self.model.chat(request)["choices"]
+        for choice in choices:
+            self.assertTrue(choice["sidecar"]["ai_generated"])
+            self.assertTrue(mistral.check_sidecar(choice["sidecar"], choice["message"]["content"]))
+            self.assertFalse(mistral.check_sidecar(choice["sidecar"], choice["message"]["content"] + "."))
+            self.assertFalse(mistral.check_sidecar({**choice["sidecar"], "ai_generated": False}, choice["message"]["content"]))
+        self.assertEqual(len(choices), 2)
+        self.assertNotIn("sidecar", self.model.chat({**request, "sidecar": False})["choices"][0])
 
 
 def answer_of(model, context=64):

@@ -108,3 +108,25 @@ fn a_conversation_that_changes_keeps_what_is_the_same() {
     assert!(shared > 5);
     assert!(chat("autre chose") < shared);
 }
+
+#[test]
+fn an_answer_that_asks_for_it_is_marked_as_generated() {
+    let folder = temp();
+    let model = chat_model(folder.path(), true);
+    let mut request =
+        json!({"messages": [{"role": "user", "content": "hello"}], "max_tokens": 6, "sidecar": true});
+    let mut chunks = |_| {};
+    let response = model.chat(&request, &mut chunks, &mut Control::none()).unwrap();
+    let (mark, text) =
+        (&response["choices"][0]["sidecar"], response["choices"][0]["message"]["content"].as_str().unwrap());
+    mistral_core::marking::check(mark, text).unwrap();
+    assert_eq!(mark["ai_generated"], true);
+    let digest = model.digest(&mut Control::none()).unwrap();
+    let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(mark["model"]["sha256"], digest);
+    assert!(matches!(mistral_core::marking::check(mark, "another text"), Err(Error::Integrity { .. })));
+    assert!(matches!(mistral_core::marking::check(&json!({}), text), Err(Error::Format { .. })));
+    request["sidecar"] = false.into();
+    let response = model.chat(&request, &mut chunks, &mut Control::none()).unwrap();
+    assert!(response["choices"][0].get("sidecar").is_none());
+}

@@ -402,7 +402,7 @@ fn failed(path: &Path, reason: impl ToString) -> Error {
 }
 
 /// RFC 3339, to the microsecond.
-fn utc(time: SystemTime) -> String {
+pub(crate) fn utc(time: SystemTime) -> String {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     let (days, second) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
     let (year, month, day) = civil(days);

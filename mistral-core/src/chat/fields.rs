@@ -114,15 +114,35 @@ impl<'a> Field<'a> {
     }
 }
 
-/// A caller's word for an error message: short, on one line, in quotes.
+/// A caller's word for an error message, in quotes.
 pub(super) fn quote(word: &str) -> String {
-    format!("`{}`", clip(word))
+    if is_word(word) { format!("`{word}`") } else { clip(word) }
 }
 
+/// A word or the name of a field as it is; of anything else, which may be a part of a conversation, only how long it is.
 fn clip(word: &str) -> String {
-    let mut out: String = word.chars().take(MAX_QUOTED_CHARS).flat_map(char::escape_debug).collect();
-    if word.chars().nth(MAX_QUOTED_CHARS).is_some() {
-        out.push('…');
+    if is_word(word) { word.to_owned() } else { format!("(a text of {} characters)", word.chars().count()) }
+}
+
+fn is_word(word: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-+.$".contains(&byte);
+    (1..=MAX_QUOTED_CHARS).contains(&word.len()) && word.bytes().all(plain)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_told_and_texts_are_not() {
+        assert_eq!(
+            (quote("usr"), quote("json_schema"), quote("-1.5e3")),
+            ("`usr`".into(), "`json_schema`".into(), "`-1.5e3`".into())
+        );
+        for text in ["my number is 12", "naïve", "", "a\nb", &"a".repeat(41)] {
+            let told = quote(text);
+            assert_eq!(told, format!("(a text of {} characters)", text.chars().count()));
+            assert!(text.is_empty() || !told.contains(text), "{told}");
+        }
     }
-    out
 }

@@ -38,6 +38,8 @@ pub struct ChatRequest {
     pub stream: bool,
     /// Whether the last piece of a stream tells the usage.
     pub include_usage: bool,
+    /// Whether each answer of the whole response comes with a mark that it was generated ([`crate::marking`]).
+    pub sidecar: bool,
 }
 
 /// The options that chat and plain completions share; [`None`] leaves the choice to the engine.
@@ -158,7 +160,7 @@ const OPTION_FIELDS: [&str; 18] = [
 
 const STREAM_FIELDS: [&str; 2] = ["stream", "stream_options"];
 
-const CHAT_FIELDS: [&str; 9] = [
+const CHAT_FIELDS: [&str; 10] = [
     "messages",
     "tools",
     "tool_choice",
@@ -168,6 +170,7 @@ const CHAT_FIELDS: [&str; 9] = [
     "continue_final_message",
     "safe_prompt",
     "truncate_for_context_length",
+    "sidecar",
 ];
 
 /// Fields of the APIs that a library on the host's own hardware cannot honour.
@@ -231,6 +234,7 @@ impl ChatRequest {
             options: read_options(&root)?,
             stream,
             include_usage,
+            sidecar: flag(&root, "sidecar")?.unwrap_or(false),
         };
         for field in ["safe_prompt", "truncate_for_context_length"] {
             if flag(&root, field)? == Some(true) {

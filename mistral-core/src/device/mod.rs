@@ -25,6 +25,12 @@ pub fn names() -> Vec<&'static str> {
     names
 }
 
+/// Whether the device computes every output element by one fixed sequence of operations, whatever runs beside it: what
+/// [`crate::determinism`] promises for it. A device is not until the tests of that hold on it.
+pub fn is_reproducible(name: &str) -> bool {
+    ["cpu", "ndarray"].contains(&name) && names().contains(&name)
+}
+
 /// The devices of this machine that this build can open: objects with a `name` for [`open`] and a `kind`; those of wgpu with what their
 /// driver says of them.
 pub fn list() -> Vec<Value> {

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
 
-use super::{MAX_CONTEXT, PREFILL_CHUNK, Session, SessionOptions, reserve};
+use super::{MAX_CONTEXT, PREFILL_CHUNK, Session, SessionOptions};
 use crate::cache::KvCache;
 use crate::control::Control;
 use crate::engine::Model;
@@ -140,7 +140,6 @@ impl Session {
         }
         let new = SessionOptions { context: Some(context), cache_type: shape.cache_type };
         let mut session = Self::new(model, &new)?;
-        reserve(&mut session.tokens, shape.tokens)?;
         session.tokens.extend(tokens);
         session.restore(&shape, rows)?;
         Ok(session)

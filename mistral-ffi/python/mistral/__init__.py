@@ -29,7 +29,7 @@ from ._errors import (
     UnsupportedError,
     Utf8Error,
 )
-from ._evidence import audit_verify, verify
+from ._evidence import audit_verify, check_sidecar, verify
 from ._library import build_info, devices, load_library, version
 from ._model import Model, estimate
 from ._session import Event, Generation, Session, TokenLogprob
@@ -65,6 +65,7 @@ __all__ = [
     "Utf8Error",
     "audit_verify",
     "build_info",
+    "check_sidecar",
     "devices",
     "estimate",
     "load_library",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import json
 import os
 from ctypes import c_void_p
@@ -62,6 +63,18 @@ def audit_verify(
         "allow_incomplete": allow_incomplete,
     }
     return _report(library().mistral_audit_verify, path, values, progress, cancel)
+
+
+def check_sidecar(sidecar: Mapping[str, Any], text: str) -> bool:
+    """Whether a sidecar, which :meth:`mistral.Model.chat` gives for requests with ``"sidecar": True``, says that this very text was generated."""
+    data = text.encode()
+    output = sidecar.get("output", {})
+    return (
+        sidecar.get("schema") == "mistral.sidecar/1"
+        and sidecar.get("ai_generated") is True
+        and output.get("bytes") == len(data)
+        and output.get("sha256") == hashlib.sha256(data).hexdigest()
+    )
 
 
 def _report(

@@ -21,7 +21,9 @@ class Model(Chats):
     ``path`` is a folder or a file. Options: ``threads``, ``quantize`` (``"q8_0"``, ``"q4_0"``, ``"q4_k"``), ``activation``
     (``"int8"``, ``"f32"``), ``weights`` (``False`` opens the tokenizer alone), ``tokenizer_version``; ``verify`` (the options of
     :func:`mistral.verify`: the model opens only if its files are those that were vouched for), ``audit`` (what runs is written down: ``path``,
-    ``required``, ``key``, ``text``, ``rotate_bytes``, ``sync_every``, ``checkpoint``, ``caller_ref``, as ``mistral.h`` says); and bounds, which raise
+    ``required``, ``key``, ``text``, ``rotate_bytes``, ``sync_every``, ``checkpoint``, ``caller_ref``, as ``mistral.h`` says); ``reproducible`` (the same
+    input gives the same tokens, tested before the model is used: ``info["determinism"]``), ``lock_memory`` (keys and values of sessions stay out of
+    the swap); and bounds, which raise
     :class:`mistral.LimitError`: ``max_memory``, ``max_model_bytes``, ``max_sessions``, and for each call
     ``max_prompt_tokens``, ``max_output_tokens``, ``max_time_ms``.
     """

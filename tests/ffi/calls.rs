@@ -1,0 +1,41 @@
+//! A bounded number of random programs for the C interface: `tests/fuzz/calls.rs` says what they are. `tests/fuzz.sh` runs many more, under AddressSanitizer.
+
+#[path = "../fuzz/calls.rs"]
+mod calls;
+mod support;
+
+use std::time::{Duration, Instant};
+
+use mistral_core::testing::Random;
+use mistral_core::{Control, Model, ModelOptions};
+use support::{temp, write_tiny_model};
+
+const PROGRAMS: usize = 6000;
+
+#[test]
+fn no_sequence_of_calls_is_answered_by_a_bug() {
+    let folder = temp();
+    let path = folder.path().join("tiny.gguf");
+    write_tiny_model(&path);
+    let options = ModelOptions { threads: Some(1), max_memory: Some(64 << 20), ..ModelOptions::default() };
+    let model = Model::open(&path, &options, &mut Control::none()).expect("a model");
+    let model = mistral::testing::adopt(model).cast();
+    let (mut random, mut accepted, mut slowest) = (Random::new(1), 0, Duration::ZERO);
+    let seeds = calls::seeds();
+    for program in 0..PROGRAMS {
+        let mut input = match program % 3 {
+            0 => (0..80).map(|_| random.bits() as u8).collect(),
+            _ => seeds[random.bits() as usize % seeds.len()].repeat(1 + program % 2),
+        };
+        for _ in 0..program % 7 {
+            let at = random.bits() as usize % input.len();
+            input[at] = random.bits() as u8;
+        }
+        let start = Instant::now();
+        accepted += usize::from(calls::run(model, &input));
+        slowest = slowest.max(start.elapsed());
+    }
+    calls::free(model);
+    assert!(accepted > PROGRAMS / 2, "{accepted} programs did something");
+    assert!(slowest < Duration::from_secs(60), "{slowest:?}");
+}
