@@ -26,6 +26,7 @@ mod loader;
 mod lookup;
 pub mod marking;
 pub mod nn;
+pub mod placement;
 pub mod provenance;
 pub mod quant;
 pub mod sampler;

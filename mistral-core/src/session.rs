@@ -603,7 +603,7 @@ impl Session {
             Want::All | Want::Guesses => transformer.logits(h),
             Want::States => transformer.norm.forward(h),
         };
-        let rows = read(rows);
+        let rows = read(rows).and_then(|rows| self.model.device().check().map(|()| rows));
         check().inspect_err(|_| self.cache.len = start)?;
         rows
     }

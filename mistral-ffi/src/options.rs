@@ -38,6 +38,7 @@ pub(crate) fn model(text: Option<&str>) -> Outcome<ModelOptions> {
 fn model_fields(fields: &mut Fields) -> Outcome<ModelOptions> {
     let mut options = ModelOptions::default();
     options.device = fields.text("device")?.unwrap_or(options.device);
+    options.gpu_layers = fields.layers("gpu_layers")?;
     options.threads = fields.unsigned("threads")?;
     options.quantize = fields
         .choice("quantize", &[("q8_0", Format::Q8_0), ("q4_0", Format::Q4_0), ("q4_k", Format::Q4_K)])?;
