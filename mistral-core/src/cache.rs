@@ -183,7 +183,7 @@ struct Sharing {
 }
 
 /// The cache of a session. A clone shares its memory until one of the two is about to write ([`KvCache::own`]). What was stored is overwritten
-/// with zeros when it is forgotten ([`KvCache::rewind`]), and when the last who shares it goes.
+/// with zeros when it is forgotten ([`KvCache::forget`]), and when the last who shares it goes.
 #[derive(Debug)]
 pub struct KvCache {
     /// One entry a layer.
@@ -307,10 +307,18 @@ impl KvCache {
         Ok(())
     }
 
-    /// Goes back to `len` positions, or to none where a ring has overwritten what the token there sees. The others are overwritten, unless the
-    /// memory is shared: then by the last who holds it.
+    /// Goes back to `len` positions, or to none where a ring has overwritten what the token there sees. The others stay until they are written again,
+    /// or forgotten.
     pub fn rewind(&mut self, len: usize) {
+        self.dirty = self.dirty.max(self.written);
         self.len = if self.can_rewind(len) { len } else { 0 };
+        if self.len == 0 {
+            self.written = 0;
+        }
+    }
+
+    /// Overwrites what lies beyond the positions that are stored, unless the memory is shared: then the last who holds it does.
+    pub fn forget(&mut self) {
         let dirty_by_others = self.shared().dirty;
         self.dirty = self.dirty.max(self.written).max(dirty_by_others);
         if self.len < self.dirty && self.is_alone() {
@@ -318,9 +326,6 @@ impl KvCache {
             self.layers.iter_mut().for_each(|layer| layer.wipe(forgotten.clone()));
             self.dirty = self.len;
             self.shared().dirty = self.len;
-        }
-        if self.len == 0 {
-            self.written = 0;
         }
     }
 
@@ -509,6 +514,7 @@ mod tests {
             let mut one = cache(device, false).unwrap();
             store(&mut one, 4);
             one.rewind(2);
+            one.forget();
             let kept = bytes(&one.layers[0], 0..2);
             assert!(kept.iter().any(|&byte| byte != 0), "{device}");
             let rest = bytes(&one.layers[0], 2..5);
@@ -517,6 +523,7 @@ mod tests {
             store(&mut one, 3);
             store(&mut one, 4);
             one.rewind(0);
+            one.forget();
             assert!(bytes(&one.layers[0], 0..5).iter().all(|&byte| byte == 0), "{device}");
         }
     }
@@ -529,6 +536,7 @@ mod tests {
             let before = bytes(&one.layers[0], 0..5);
             let mut two = one.clone();
             two.rewind(0);
+            two.forget();
             assert_eq!(bytes(&one.layers[0], 0..5), before, "{device}: the other still needs it");
             // The other goes on in memory of its own, and this one has what was shared to itself.
             two.own().unwrap();
@@ -548,10 +556,12 @@ mod tests {
             store(&mut one, 5);
             let mut two = one.clone();
             two.rewind(0);
+            two.forget();
             drop(one);
             assert!(two.len == 0 && two.is_alone(), "{device}");
             assert_eq!(two.shared().dirty, 5, "{device}");
             two.rewind(0);
+            two.forget();
             assert!(bytes(&two.layers[0], 0..5).iter().all(|&byte| byte == 0), "{device}");
         }
     }

@@ -258,6 +258,7 @@ impl Session {
         if count < self.tokens.len() {
             self.forget(count);
             self.cache.rewind(count.saturating_sub(1).min(self.cache.len));
+            self.cache.forget();
             self.steps = None;
         }
         Ok(())
@@ -302,6 +303,7 @@ impl Session {
     pub fn reset(&mut self) {
         self.forget(0);
         self.cache.rewind(0);
+        self.cache.forget();
         self.steps = None;
     }
 
@@ -420,6 +422,7 @@ impl Session {
         let evaluated = &self.tokens[..self.cache.len];
         let shared = evaluated.iter().zip(tokens).take_while(|(a, b)| a == b).count();
         self.cache.rewind(shared.min(tokens.len().saturating_sub(1)));
+        self.cache.forget();
         self.forget(self.cache.len);
         self.steps = None;
         self.cache.len
