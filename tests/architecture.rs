@@ -46,6 +46,7 @@ const MAY_IMPORT: [(&str, &[&str]); 31] = [
     // The top, where the parts come together: its modules know each other.
     ("session", &["*"]),
     ("generate", &["*"]),
+    ("lookup", &["error", "control", "session"]),
     ("completion", &["*"]),
     ("text", &["*"]),
     ("engine", &["*"]),

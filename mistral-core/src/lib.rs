@@ -23,6 +23,7 @@ pub mod generate;
 pub mod kernels;
 pub mod limits;
 mod loader;
+mod lookup;
 pub mod marking;
 pub mod nn;
 pub mod placement;

@@ -1,4 +1,4 @@
-//! A bounded number of random programs for the C interface: `tests/fuzz/calls.rs` says what they are. `tests/fuzz.sh` runs many more, under AddressSanitizer.
+//! A bounded number of random programs for the C interface: `tests/fuzz/calls.rs` says what they are.
 
 #[path = "../fuzz/calls.rs"]
 mod calls;

@@ -123,7 +123,6 @@ static FOLDER: LazyLock<TempFolder> = LazyLock::new(|| {
 });
 
 /// Removes them.
-#[allow(dead_code, reason = "libFuzzer ends the process by itself")]
 pub fn clean() {
     let _ = std::fs::remove_dir_all(FOLDER.path());
 }

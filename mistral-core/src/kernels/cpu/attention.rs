@@ -13,7 +13,7 @@ use super::simd::{F32x8, simd_dispatch};
 use crate::kernels::{AttentionSpec, CacheSpec, CacheType};
 
 /// Keys scored at a time.
-const BLOCK: usize = 64;
+const BLOCK: usize = 32;
 /// Keys of one partial softmax.
 const SPLIT: usize = 256;
 /// Query rows (tokens × heads that share keys) of one task: a block of keys is decoded once for them.
@@ -78,6 +78,25 @@ impl Call<'_> {
     /// Elements from one row to the next, where rows are whole vectors.
     fn stride(self) -> usize {
         self.spec.cache.head_dim.next_multiple_of(LANES)
+    }
+
+    /// Where `rows` read the block of keys and values from that begins at position `block`, as far as the key `end` of it.
+    fn source(self, rows: &Rows, block: usize, end: usize) -> Source {
+        let CacheSpec { capacity, head_dim, cache_type, .. } = self.spec.cache;
+        let slot = block % capacity;
+        if rows.tokens.len() == 1 && head_dim == self.stride() && slot + end <= capacity {
+            Source::Cache((rows.kv_head * capacity + slot) * head_dim * cache_type.bytes())
+        } else {
+            Source::Decoded
+        }
+    }
+
+    /// The bytes of the cached rows at `positions`, as far as they lie side by side in the ring.
+    fn run<'a>(self, cache: &'a [u8], kv_head: usize, positions: &Range<usize>) -> &'a [u8] {
+        let CacheSpec { capacity, head_dim, cache_type, .. } = self.spec.cache;
+        let (slot, width) = (positions.start % capacity, head_dim * cache_type.bytes());
+        let count = positions.len().min(capacity - slot);
+        &cache[(kv_head * capacity + slot) * width..][..count * width]
     }
 
     /// Elements of the partial softmaxes of `rows` query rows.
@@ -244,8 +263,8 @@ fn attend_body<V: F32x8, L: Load>(
 ) {
     let (spec, group, stride) = (call.spec, call.group(), call.stride());
     let n = rows.tokens.len() * group;
-    scratch.queries.resize(n * stride, 0.0);
-    scratch.scores.resize(n * BLOCK, 0.0);
+    scratch.queries.resize(n.next_multiple_of(QUERIES) * stride, 0.0);
+    scratch.scores.resize(n.next_multiple_of(QUERIES) * BLOCK, 0.0);
     scratch.block.resize(BLOCK * stride, 0.0);
     load_queries(call, &rows, &mut scratch.queries);
     let (first, last) = (spec.start + rows.tokens.start, spec.start + rows.tokens.end - 1);
@@ -253,25 +272,91 @@ fn attend_body<V: F32x8, L: Load>(
         let part = Partial::new(part, n);
         let from = spec.first_visible(first).max(split * SPLIT);
         let to = (last + 1).min((split + 1) * SPLIT);
-        let mut block = from / BLOCK * BLOCK;
-        while block < to {
+        for block in (from / BLOCK * BLOCK..to).step_by(BLOCK) {
             let span = block.max(from)..(block + BLOCK).min(to);
-            decode_block::<V, L>(call, call.k, rows.kv_head, &span, &mut scratch.block);
-            // Eight keys at a time; scores of the others, which may be of what lies around, are masked.
+            // Whole vectors of keys: scores of those around `span` are masked.
             let keys = (span.start - block) / LANES * LANES..(span.end - block).next_multiple_of(LANES);
-            score::<V>(&scratch.queries, &scratch.block, stride, keys, &mut scratch.scores);
-            for (r, scores) in scratch.scores.as_chunks_mut().0.iter_mut().enumerate() {
+            let source = call.source(&rows, block, keys.end);
+            let [values_ahead, keys_ahead] = source.ahead(call, &rows, &span, to);
+            match source {
+                Source::Cache(at) => {
+                    score::<V, L>(
+                        (&scratch.queries, &call.k[at..]),
+                        stride,
+                        keys,
+                        &mut scratch.scores,
+                        values_ahead,
+                    );
+                }
+                Source::Decoded => {
+                    decode_block::<V, L>(call, call.k, rows.kv_head, &span, &mut scratch.block);
+                    let decoded = as_bytes(&scratch.block);
+                    score::<V, LoadF32>(
+                        (&scratch.queries, decoded),
+                        stride,
+                        keys,
+                        &mut scratch.scores,
+                        values_ahead,
+                    );
+                }
+            }
+            for r in 0..n {
+                let scores = &mut scratch.scores.as_chunks_mut().0[r];
                 let position = first + r / group;
                 let visible = spec.first_visible(position).max(span.start)..(position + 1).min(span.end);
                 let visible = visible.start - block..visible.end.max(visible.start) - block;
                 let sum = &mut part.sum[r * stride..(r + 1) * stride];
                 weigh::<V>(scores, visible, &mut part.largest[r], &mut part.total[r], sum);
             }
-            decode_block::<V, L>(call, call.v, rows.kv_head, &span, &mut scratch.block);
-            let values = span.start - block..span.end - block;
-            add_values::<V>(&scratch.scores, &scratch.block, values, &mut part.sum[..], stride);
-            block += BLOCK;
+            let (values, weights) = (span.start - block..span.end - block, &scratch.scores[..n * BLOCK]);
+            match source {
+                Source::Cache(at) => {
+                    add_values::<V, L>((weights, &call.v[at..]), values, part.sum, stride, keys_ahead);
+                }
+                Source::Decoded => {
+                    decode_block::<V, L>(call, call.v, rows.kv_head, &span, &mut scratch.block);
+                    let decoded = as_bytes(&scratch.block);
+                    add_values::<V, LoadF32>((weights, decoded), values, part.sum, stride, keys_ahead);
+                }
+            }
         }
+    }
+}
+
+/// Where a block of keys or values is read from.
+#[derive(Clone, Copy)]
+enum Source {
+    /// From the cache, where it starts at this byte: best for a few queries.
+    Cache(usize),
+    /// From where it was decoded to: best for many queries, and for rows that are no whole vectors or begin anew in the ring.
+    Decoded,
+}
+
+impl Source {
+    /// The values of a block, and the keys of the next: while one token is computed with what is there, they come; no cache holds them.
+    fn ahead<'a>(self, call: Call<'a>, rows: &Rows, span: &Range<usize>, to: usize) -> [&'a [u8]; 2] {
+        match rows.tokens.len() {
+            1 => {
+                let next = span.end..(span.end + BLOCK).min(to);
+                [call.run(call.v, rows.kv_head, span), call.run(call.k, rows.kv_head, &next)]
+            }
+            _ => [&[]; 2],
+        }
+    }
+}
+
+/// The bytes of f32 numbers.
+fn as_bytes(values: &[f32]) -> &[u8] {
+    // SAFETY: every f32 is four bytes, and the borrow goes on.
+    unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) }
+}
+
+/// Asks for bytes that will be read soon.
+#[inline(always)]
+fn prefetch<V: F32x8>(bytes: &[u8]) {
+    for line in bytes.chunks(64) {
+        // SAFETY: the arm was detected.
+        unsafe { V::prefetch(line.as_ptr()) };
     }
 }
 
@@ -279,12 +364,14 @@ fn attend_body<V: F32x8, L: Load>(
 #[inline(always)]
 fn load_queries(call: Call<'_>, rows: &Rows, to: &mut [f32]) {
     let (dim, group) = (call.spec.cache.head_dim, call.group());
-    for (r, to) in to.chunks_exact_mut(call.stride()).enumerate() {
+    for (r, to) in to.chunks_exact_mut(call.stride()).take(rows.tokens.len() * group).enumerate() {
         let (token, head) = (rows.tokens.start + r / group, rows.kv_head * group + r % group);
         let from = &call.q[(token * call.spec.n_heads + head) * dim..][..dim];
         to.iter_mut().zip(from).for_each(|(to, from)| *to = from * call.spec.scale);
         to[dim..].fill(0.0);
     }
+    // The rows that fill the last tile up.
+    to[rows.tokens.len() * group * call.stride()..].fill(0.0);
 }
 
 /// Decodes the cached rows at the positions of `span` into their places in a block, filled up with zeros.
@@ -297,17 +384,19 @@ fn decode_block<V: F32x8, L: Load>(
     to: &mut [f32],
 ) {
     let CacheSpec { capacity, head_dim: dim, .. } = call.spec.cache;
-    let whole = dim / LANES * LANES;
     for (position, to) in span.clone().zip(to.chunks_exact_mut(call.stride()).skip(span.start % BLOCK)) {
         let row = (kv_head * capacity + position % capacity) * dim;
         let from = cache[row * L::SIZE..][..dim * L::SIZE].as_ptr();
         // SAFETY: `dim` elements lie in `from`, at least as many in `to`; the arm was detected.
         unsafe {
-            for j in (0..whole).step_by(LANES) {
-                L::load::<V>(from, j).store(to[j..j + LANES].as_mut_ptr());
+            let mut j = 0;
+            while j + LANES <= dim {
+                L::load::<V>(from, j).store(to.as_mut_ptr().add(j));
+                j += LANES;
             }
-            for (j, to) in to.iter_mut().enumerate().take(dim).skip(whole) {
-                *to = L::one(from, j);
+            while j < dim {
+                to[j] = L::one(from, j);
+                j += 1;
             }
         }
         to[dim..].fill(0.0);
@@ -316,61 +405,61 @@ fn decode_block<V: F32x8, L: Load>(
 
 /// `scores[r][j] = queries[r] · keys[j]` for the keys of a block in `range`, which begins and ends with whole vectors.
 #[inline(always)]
-fn score<V: F32x8>(queries: &[f32], keys: &[f32], stride: usize, range: Range<usize>, scores: &mut [f32]) {
+fn score<V: F32x8, L: Load>(
+    (queries, keys): (&[f32], &[u8]),
+    stride: usize,
+    range: Range<usize>,
+    scores: &mut [f32],
+    ahead: &[u8],
+) {
     let n = queries.len() / stride;
-    assert!(keys.len() >= range.end * stride && range.end <= BLOCK && scores.len() == n * BLOCK);
-    for j in range.step_by(LANES) {
-        let mut r = 0;
-        // SAFETY: eight keys and `n` queries of `stride` elements, `n` rows of scores (asserted); the arm was detected.
-        unsafe {
-            let keys = keys.as_ptr().add(j * stride);
-            while r < n {
-                let query = queries.as_ptr().add(r * stride);
-                let to = scores.as_mut_ptr().add(r * BLOCK + j);
-                if r + 2 <= n {
-                    for half in 0..2 {
-                        let sums = dots::<V, 4, 2>(keys.add(half * 4 * stride), query, stride);
-                        let mut both = [0.0; LANES];
-                        sums.store(both.as_mut_ptr());
-                        let (first, second) = both.split_at(4);
-                        to.add(half * 4).copy_from_nonoverlapping(first.as_ptr(), 4);
-                        to.add(BLOCK + half * 4).copy_from_nonoverlapping(second.as_ptr(), 4);
-                    }
-                    r += 2;
-                } else {
-                    dots::<V, 8, 1>(keys, query, stride).store(to);
-                    r += 1;
+    assert!(keys.len() >= range.end * stride * L::SIZE && range.end <= BLOCK && stride.is_multiple_of(LANES));
+    assert!(n.is_multiple_of(QUERIES) && scores.len() == n * BLOCK);
+    let steps = range.len() / KEYS;
+    let ahead = ahead.chunks(ahead.len().div_ceil(steps).max(1)).chain(std::iter::repeat(&[][..]));
+    for (j, ahead) in range.step_by(KEYS).zip(ahead) {
+        prefetch::<V>(ahead);
+        for r in (0..n).step_by(QUERIES) {
+            // SAFETY: so many keys, queries and rows of scores are there (asserted); the arm was detected.
+            unsafe {
+                let keys = keys.as_ptr().add(j * stride * L::SIZE);
+                let mut dots = [0.0; LANES];
+                tile_dots::<V, L>(keys, queries.as_ptr().add(r * stride), stride).store(dots.as_mut_ptr());
+                for (q, dots) in dots.as_chunks::<KEYS>().0.iter().enumerate() {
+                    scores.as_mut_ptr().add((r + q) * BLOCK + j).cast::<[f32; KEYS]>().write_unaligned(*dots);
                 }
             }
         }
     }
 }
 
-/// The dot products of `K` keys with `Q` queries, `K · Q = 8`: those of the first query first.
+/// Keys and queries of a tile of eight dot products: a vector each, so that the sums of a tile and what is loaded fit into the registers.
+const KEYS: usize = 2;
+const QUERIES: usize = 4;
+
+/// The dot products of a tile: those of the first query first.
 ///
 /// # Safety
 /// So many rows of `stride` elements lie at `keys` and `queries`; the arm of `V` was detected.
 #[inline(always)]
 #[allow(clippy::needless_range_loop, reason = "the indices are those of pointers too")]
-unsafe fn dots<V: F32x8, const K: usize, const Q: usize>(
-    keys: *const f32,
-    queries: *const f32,
-    stride: usize,
-) -> V {
+unsafe fn tile_dots<V: F32x8, L: Load>(keys: *const u8, queries: *const f32, stride: usize) -> V {
     // SAFETY: all offsets stay inside the rows, the caller's promise.
     unsafe {
         let mut sums = [V::splat(0.0); LANES];
-        for d in (0..stride).step_by(LANES) {
-            let mut key = [V::splat(0.0); K];
-            for k in 0..K {
-                key[k] = V::load(keys.add(k * stride + d));
+        let mut d = 0;
+        while d < stride {
+            let mut key = [V::splat(0.0); KEYS];
+            for k in 0..KEYS {
+                key[k] = L::load::<V>(keys.add(k * stride * L::SIZE), d);
             }
-            for q in 0..Q {
+            for q in 0..QUERIES {
                 let query = V::load(queries.add(q * stride + d));
-                for k in 0..K {
-                    sums[q * K + k] = key[k].fma(query, sums[q * K + k]);
+                for k in 0..KEYS {
+                    sums[q * KEYS + k] = key[k].fma(query, sums[q * KEYS + k]);
                 }
             }
+            d += LANES;
         }
         V::sums(sums)
     }
@@ -416,30 +505,34 @@ fn weigh<V: F32x8>(
 
 /// `sums[r] += Σ_j weights[r][j] · values[j]` for the `j` in `range`, in order.
 #[inline(always)]
-fn add_values<V: F32x8>(
-    weights: &[f32],
-    values: &[f32],
+fn add_values<V: F32x8, L: Load>(
+    (weights, values): (&[f32], &[u8]),
     range: Range<usize>,
     sums: &mut [f32],
     stride: usize,
+    ahead: &[u8],
 ) {
     let n = weights.len() / BLOCK;
-    assert!(values.len() >= range.end * stride && range.end <= BLOCK && sums.len() == n * stride);
-    for d in (0..stride).step_by(2 * LANES) {
+    assert!(values.len() >= range.end * stride * L::SIZE && range.end <= BLOCK && sums.len() == n * stride);
+    let ahead = ahead
+        .chunks(ahead.len().div_ceil(stride.div_ceil(2 * LANES)).max(1))
+        .chain(std::iter::repeat(&[][..]));
+    for (d, ahead) in (0..stride).step_by(2 * LANES).zip(ahead) {
+        prefetch::<V>(ahead);
         let mut r = 0;
         while r < n {
             // SAFETY: the rows and columns lie in the slices (asserted); the arm was detected.
             r += unsafe {
                 let weights = weights.as_ptr().add(r * BLOCK);
-                let values = values.as_ptr().add(d);
+                let values = values.as_ptr().add(d * L::SIZE);
                 let sums = sums.as_mut_ptr().add(r * stride + d);
                 match (n - r, stride - d >= 2 * LANES) {
-                    (4.., true) => add_tile::<V, 4, 2>(weights, values, range.clone(), sums, stride),
-                    (3, true) => add_tile::<V, 3, 2>(weights, values, range.clone(), sums, stride),
-                    (2, true) => add_tile::<V, 2, 2>(weights, values, range.clone(), sums, stride),
-                    (_, true) => add_tile::<V, 1, 2>(weights, values, range.clone(), sums, stride),
-                    (4.., false) => add_tile::<V, 4, 1>(weights, values, range.clone(), sums, stride),
-                    _ => add_tile::<V, 1, 1>(weights, values, range.clone(), sums, stride),
+                    (4.., true) => add_tile::<V, L, 4, 2>(weights, values, range.clone(), sums, stride),
+                    (3, true) => add_tile::<V, L, 3, 2>(weights, values, range.clone(), sums, stride),
+                    (2, true) => add_tile::<V, L, 2, 2>(weights, values, range.clone(), sums, stride),
+                    (_, true) => add_tile::<V, L, 1, 2>(weights, values, range.clone(), sums, stride),
+                    (4.., false) => add_tile::<V, L, 4, 1>(weights, values, range.clone(), sums, stride),
+                    _ => add_tile::<V, L, 1, 1>(weights, values, range.clone(), sums, stride),
                 }
             };
         }
@@ -452,9 +545,9 @@ fn add_values<V: F32x8>(
 /// The rows lie at the pointers, `range` in a block; the arm of `V` was detected.
 #[inline(always)]
 #[allow(clippy::needless_range_loop, reason = "the indices are those of pointers too")]
-unsafe fn add_tile<V: F32x8, const R: usize, const W: usize>(
+unsafe fn add_tile<V: F32x8, L: Load, const R: usize, const W: usize>(
     weights: *const f32,
-    values: *const f32,
+    values: *const u8,
     range: Range<usize>,
     sums: *mut f32,
     stride: usize,
@@ -470,7 +563,7 @@ unsafe fn add_tile<V: F32x8, const R: usize, const W: usize>(
         for j in range {
             let mut value = [V::splat(0.0); W];
             for w in 0..W {
-                value[w] = V::load(values.add(j * stride + w * LANES));
+                value[w] = L::load::<V>(values.add(j * stride * L::SIZE), w * LANES);
             }
             for r in 0..R {
                 let weight = V::splat(*weights.add(r * BLOCK + j));

@@ -38,6 +38,8 @@ pub unsafe trait F32x8: Copy {
     unsafe fn sums(vectors: [Self; 8]) -> Self;
     /// The largest lane.
     unsafe fn largest(self) -> f32;
+    /// Asks for the line of the cache at `p`, which need not be readable.
+    unsafe fn prefetch(p: *const u8);
 }
 
 /// The portable arm.
@@ -130,6 +132,8 @@ unsafe impl F32x8 for Portable {
     unsafe fn largest(self) -> f32 {
         self.0.into_iter().fold(f32::NEG_INFINITY, f32::max)
     }
+    #[inline(always)]
+    unsafe fn prefetch(_: *const u8) {}
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -288,6 +292,11 @@ mod avx2 {
                 let v = _mm_max_ps(v, _mm_movehl_ps(v, v));
                 _mm_cvtss_f32(_mm_max_ss(v, _mm_shuffle_ps::<1>(v, v)))
             }
+        }
+        #[inline(always)]
+        unsafe fn prefetch(p: *const u8) {
+            // SAFETY: see the impl; a prefetch does not fail.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
         }
     }
 }
