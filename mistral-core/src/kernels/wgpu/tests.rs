@@ -151,39 +151,44 @@ mod broken {
     }
 }
 
-/// A kernel that cannot be compiled, and one that no adapter can launch: reading what they should have written is an error, or the adapter
-/// is known to have failed; and their numbers are never believed.
+/// A kernel that no adapter can launch: reading what it should have written is an error. And one at which CubeCL's compiler panics, on a thread of its
+/// own: nobody is told, and what is read is what was in memory before. Only its answer shows it, which is why [`Check`] asks every kernel for one.
 #[test]
-fn a_kernel_that_fails_is_an_error() {
+fn a_kernel_that_fails_is_an_error_or_gives_another_answer() {
     child("in_a_process_with_a_kernel_in_bf16");
     child("in_a_process_with_too_large_a_cube");
 }
 
-fn fails(launch: impl FnOnce(&burn_cubecl::cubecl::client::Client, burn_cubecl::cubecl::prelude::BufferArg)) {
+/// The first number that a kernel has written, if nothing says that it failed.
+fn written(
+    launch: impl FnOnce(&burn_cubecl::cubecl::client::Client, burn_cubecl::cubecl::prelude::BufferArg),
+) -> Option<f32> {
     let opened = open();
     let client = opened.gpu.as_ref().unwrap().client();
-    let handle = client.empty(16);
+    let handle = client.create_from_slice(&[0; 16]);
     // SAFETY: as long as it was made.
     let argument = unsafe { burn_cubecl::cubecl::prelude::BufferArg::from_raw_parts(handle.clone(), 4) };
     launch(client, argument);
     let read = client.read_one(handle);
-    assert!(read.is_err() || opened.check().is_err(), "{read:?}");
+    opened.check().ok()?;
+    read.ok().map(|bytes| f32::from_le_bytes(std::array::from_fn(|i| bytes[i])))
 }
 
 #[test]
 #[ignore = "runs in a process of its own"]
 fn in_a_process_with_a_kernel_in_bf16() {
     use burn_cubecl::cubecl::prelude::{CubeCount, CubeDim};
-    fails(|client, out| broken::in_bf16::launch(client, CubeCount::Static(1, 1, 1), CubeDim::new_1d(1), out));
+    let one = CubeCount::Static(1, 1, 1);
+    let answer = written(|client, out| broken::in_bf16::launch(client, one, CubeDim::new_1d(1), out));
+    assert_ne!(answer, Some(2.0), "WGSL has bf16 now");
 }
 
 #[test]
 #[ignore = "runs in a process of its own"]
 fn in_a_process_with_too_large_a_cube() {
     use burn_cubecl::cubecl::prelude::{CubeCount, CubeDim};
-    fails(|client, out| {
-        broken::fill::launch(client, CubeCount::Static(1, 1, 1), CubeDim::new_1d(1 << 20), out)
-    });
+    let one = CubeCount::Static(1, 1, 1);
+    assert_eq!(written(|client, out| broken::fill::launch(client, one, CubeDim::new_1d(1 << 20), out)), None);
 }
 
 /// What the cache keeps is what the processor would keep, ties, subnormal halves and overflow included.
