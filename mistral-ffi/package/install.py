@@ -69,7 +69,7 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def build(system: str, features: str) -> Path:
+def build(system: str, features: str = "") -> Path:
     """The static library, built by cargo."""
     command = ["cargo", "build", "--release", "--locked", "-p", "mistral-ffi", "--features", features]
     subprocess.run(command, cwd=REPOSITORY, check=True)
