@@ -5,7 +5,6 @@
 mod chat;
 mod embeddings;
 mod limits;
-mod lookup;
 #[path = "../support/mod.rs"]
 mod support;
 
