@@ -4,8 +4,11 @@
     pip install llama-cpp-python        # builds llama.cpp for this processor
     cargo build --release -p mistral-ffi
     python3 benches/compare_llama_cpp.py MODEL.gguf [MODEL.gguf ...] [--threads 2] [--repeat 5] [--formats Q4_0,Q8_0]
+        [--llama-bench PATH] [--shapes 1b,7b] [--text]
 
-`--formats` makes copies of each model in those formats, beside it, with llama.cpp's own quantiser.
+`--formats` makes copies of each model in those formats, beside it, with llama.cpp's own quantiser, and `--shapes` models of random
+weights (`cargo run --release --example random_model`) in those formats. `--llama-bench` measures a program of that name too, of llama.cpp or of a
+fork like ik_llama.cpp, in the same rounds. `--text` compares the greedy continuations of a text, token by token.
 
 Each round opens the model anew in a process of its own, first in one library and then in the other, so that a machine whose
 speed drifts slows both. Every figure is the median of the rounds, with the least and the most; the ratio is that of the
@@ -112,7 +115,69 @@ def measure(engine, path, threads):
     return {"version": engine.version, **figures}
 
 
+def llama_bench(program, path, threads):
+    """One round of a `llama-bench` program: the same figures, as far as it has them."""
+    common = [program, "-m", path, "-t", str(threads), "-r", "1", "-o", "json"]
+    figures = {}
+    runs = {"prefill": ["-p", str(PROMPT), "-n", "0"], "decode": ["-p", "0", "-n", str(STEPS)]}
+    runs["decode_deep"] = ["-p", "0", "-n", "0", "-gp", f"{DEPTH},{STEPS}"]
+    for figure, arguments in runs.items():
+        done = subprocess.run([*common, *arguments], capture_output=True, text=True)
+        if done.returncode:
+            continue
+        result = json.loads(done.stdout)[-1]
+        seconds = result["avg_ns"] / 1e9
+        if figure == "decode_deep" and result["n_prompt"]:
+            # Prompt and answer in one figure: the prompt's time by itself is taken off.
+            alone = subprocess.run([*common, "-p", str(DEPTH), "-n", "0"], capture_output=True, text=True)
+            seconds -= json.loads(alone.stdout)[-1]["avg_ns"] / 1e9
+        count = PROMPT if figure == "prefill" else STEPS
+        figures[figure] = count / seconds
+        figures["version"] = f"{program} {result['build_commit']}, {result['cpu_info']}"
+    figures["peak_rss"] = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    return figures
+
+
+def greedy_text(path, threads, count=64):
+    """How many tokens of a greedy continuation are the same in both libraries, of `count`; and where they part, how far apart the two tokens are in the
+    logits of exact arithmetic (f32 activations): rounding decides what is nearer than some tenths."""
+    import ctypes
+
+    import llama_cpp
+
+    ours, theirs = Mistral(path, threads), LlamaCpp(path, threads)
+    prompt = ours.model.encode("Once upon a time, in a small village by the sea,")
+    expected = [event.token for event in ours.session.generate(prompt, max_tokens=count, ignore_eos=True)]
+    theirs.evaluate(list(prompt))
+    found = []
+    for _ in range(count):
+        logits = llama_cpp.llama_get_logits_ith(theirs.context, -1)
+        row = ctypes.cast(logits, ctypes.POINTER(ctypes.c_float * theirs.vocab_size)).contents
+        found.append(max(range(theirs.vocab_size), key=row.__getitem__))
+        theirs.evaluate(found[-1:])
+    same = next((i for i, (a, b) in enumerate(zip(expected, found)) if a != b), count)
+    if same == count:
+        return same, count, None
+    exact = type(ours.model)(path, threads=threads, activation="f32").session(context=DEPTH)
+    exact.prefill([*prompt, *found[:same]])
+    logits = exact.logits()
+    return same, count, abs(logits[expected[same]] - logits[found[same]])
+
+
+def random_models(shapes, formats):
+    """Models of random weights, written where they are not there yet."""
+    for shape in shapes:
+        for name in formats:
+            path = ROOT / "models" / f"random-{shape}-{name}.gguf"
+            if not path.exists():
+                command = ["cargo", "run", "--release", "--example", "random_model", "--", shape, name, str(path)]
+                subprocess.run(command, cwd=ROOT, check=True)
+            yield str(path)
+
+
 def round_of(name, path, threads):
+    if name not in ("mistral", "llama.cpp"):
+        return llama_bench(name, path, threads)
     command = [sys.executable, __file__, path, "--worker", name, "--threads", str(threads)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
@@ -139,31 +204,36 @@ def requantized(path, formats):
         yield str(copy)
 
 
-def compare(path, threads, repeat):
-    rounds = {"mistral": [], "llama.cpp": []}
+def compare(path, threads, repeat, bench=None):
+    rounds = {"mistral": [], "llama.cpp": [], **({bench: []} if bench else {})}
     for _ in range(repeat):
         for name in rounds:
             rounds[name].append(round_of(name, path, threads))
     print(f"\n{path}, {threads} threads, {repeat} rounds")
     for name, results in rounds.items():
         print(f"  {name}: {results[0]['version']}")
-    print(f"  {'':<12}{'mistral':>10} {'(least, most)':>18}{'llama.cpp':>12} {'(least, most)':>18}{'ratio':>8}")
     summary = {}
     for figure, unit in FIGURES.items():
-        row = [[result[figure] for result in rounds[name]] for name in rounds]
-        ours, theirs = map(statistics.median, row)
-        summary[figure] = {"mistral": ours, "llama.cpp": theirs, "ratio": ours / theirs}
-        spread = [f"({min(v):.3g}, {max(v):.3g})" for v in row]
-        print(f"  {figure:<12}{ours:>10.4g} {spread[0]:>18}{theirs:>12.4g} {spread[1]:>18}{ours / theirs:>8.2f} {unit}")
+        row = {name: [r[figure] for r in results if figure in r] for name, results in rounds.items()}
+        medians = {name: statistics.median(values) for name, values in row.items() if values}
+        summary[figure] = medians
+        cells = [
+            f"{Path(name).name} {median:.4g} ({min(row[name]):.3g}, {max(row[name]):.3g}) {medians['mistral'] / median:.2f}x"
+            for name, median in medians.items()
+        ]
+        print(f"  {figure:<12} {unit:<8} " + "   ".join(cells))
     return summary
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("models", nargs="+")
+    parser.add_argument("models", nargs="*")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--formats", type=lambda text: text.split(","), default=[])
+    parser.add_argument("--shapes", type=lambda text: text.split(","), default=[])
+    parser.add_argument("--llama-bench", metavar="PATH")
+    parser.add_argument("--text", action="store_true")
     parser.add_argument("--worker", choices=["mistral", "llama.cpp"], help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
@@ -171,7 +241,15 @@ def main():
         print(json.dumps(measure(engine, arguments.models[0], arguments.threads)))
         return
     paths = [path for model in arguments.models for path in [model, *requantized(model, arguments.formats)]]
-    results = {path: compare(path, arguments.threads, arguments.repeat) for path in paths}
+    paths += random_models(arguments.shapes, arguments.formats)
+    results = {}
+    for path in paths:
+        results[path] = compare(path, arguments.threads, arguments.repeat, arguments.llama_bench)
+        if arguments.text:
+            same, count, apart = greedy_text(path, arguments.threads)
+            parting = "" if apart is None else f"; the next two are {apart:.2f} apart in the logits of exact arithmetic"
+            print(f"  greedy text: the first {same} of {count} tokens are the same{parting}")
+            results[path]["same_greedy_tokens"] = same
     print(json.dumps(results))
 
 

@@ -1,6 +1,6 @@
 //! Speed and memory of one model on this machine.
 //!
-//! `cargo bench --bench generation -- --model PATH [--threads N] [--device NAME] [--repeat N]`
+//! `cargo bench --bench generation -- --model PATH [--threads N] [--device NAME] [--repeat N] [--depths 0,2048]`
 //!
 //! Prints a table and, on the last line, the same as JSON. Every figure is the median of the repeats, with the smallest and the largest; reading
 //! memory is measured between them, so that the shares are of the same minutes.
@@ -14,13 +14,14 @@ use std::time::Instant;
 use mistral_core::{Control, Error, Model, ModelOptions, Result, Session, SessionOptions};
 
 const PREFILL: [usize; 2] = [128, 512];
-const DEPTHS: [usize; 2] = [0, 2048];
+const DEPTHS: [usize; 3] = [0, 2048, 8192];
 const DECODE_TOKENS: usize = 32;
 
 struct Arguments {
     model: PathBuf,
     options: ModelOptions,
     repeat: usize,
+    depths: Vec<usize>,
 }
 
 /// The results of one thing measured several times.
@@ -43,7 +44,8 @@ fn main() -> Result<()> {
     // The peak of the model's own work: reading memory below takes buffers of its own.
     let longest = model.weights()?.config.max_context;
     prefill(&model, PREFILL[1].min(longest))?;
-    decode(&model, DEPTHS[1].min(longest.saturating_sub(DECODE_TOKENS)))?;
+    let deepest = arguments.depths.iter().copied().filter(|d| d + DECODE_TOKENS <= longest).max();
+    decode(&model, deepest.unwrap_or(0))?;
     let peak = peak_rss_mib();
     let mut figures = measure(&model, &arguments)?;
     figures.insert(0, Figure { name: "open".into(), unit: "s", values: vec![open] });
@@ -68,7 +70,7 @@ fn measure(model: &Arc<Model>, arguments: &Arguments) -> Result<Vec<Figure>> {
         for tokens in PREFILL.into_iter().filter(|&t| t <= longest) {
             add(format!("prefill {tokens}"), "token/s", prefill(model, tokens)?);
         }
-        for depth in DEPTHS.into_iter().filter(|&d| d + DECODE_TOKENS <= longest) {
+        for depth in arguments.depths.iter().copied().filter(|&d| d + DECODE_TOKENS <= longest) {
             add(format!("decode at {depth}"), "token/s", decode(model, depth)?);
         }
     }
@@ -169,7 +171,12 @@ fn spread(values: &[f64]) -> [f64; 3] {
 }
 
 fn arguments() -> Result<Arguments> {
-    let mut parsed = Arguments { model: PathBuf::new(), options: ModelOptions::default(), repeat: 5 };
+    let mut parsed = Arguments {
+        model: PathBuf::new(),
+        options: ModelOptions::default(),
+        repeat: 5,
+        depths: DEPTHS.to_vec(),
+    };
     let mut words = std::env::args().skip(1).filter(|word| word != "--bench");
     while let Some(word) = words.next() {
         let value = words.next().ok_or_else(|| Error::argument(&word, "nothing", "a value"))?;
@@ -178,8 +185,20 @@ fn arguments() -> Result<Arguments> {
             "--model" => parsed.model = value.into(),
             "--device" => parsed.options.device = value,
             "--threads" => parsed.options.threads = Some(number()?),
+            "--depths" => {
+                let depths = value
+                    .split(',')
+                    .map(|depth| depth.parse().map_err(|_| Error::argument(&word, &value, "numbers")));
+                parsed.depths = depths.collect::<Result<_>>()?;
+            }
             "--repeat" => parsed.repeat = number()?.max(1),
-            _ => return Err(Error::argument(&word, value, "--model, --device, --threads or --repeat")),
+            _ => {
+                return Err(Error::argument(
+                    &word,
+                    value,
+                    "--model, --device, --threads, --depths or --repeat",
+                ));
+            }
         }
     }
     if parsed.model.as_os_str().is_empty() {

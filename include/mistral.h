@@ -365,7 +365,10 @@ mistral_status mistral_build_info(struct mistral_buf **MISTRAL_NONNULL out);
 
 /**
  * The devices that this build can open on this machine, as a JSON list of objects with a `name`, which
- * `mistral_model_open` takes as the option `device`.
+ * `mistral_model_open` takes as the option `device`, and a `kind` (`"cpu"`, `"ndarray"`, `"wgpu"`). Those of the kind
+ * `wgpu` have what their driver says of them: `adapter` (its name), `backend` (`"vulkan"`, `"metal"`, `"dx12"`), `driver`,
+ * `type` (`"discrete"`, `"integrated"`, `"virtual"`, `"other"`, `"software"`), `vendor_id`, `device_id`, `memory_bytes` (null
+ * where it is not said), `limits`, `f16`, `subgroups`. Where there is no driver, there are none of them.
  *
  * Ownership: the caller frees `*out` with `mistral_buf_free`.
  * Encoding: UTF-8 JSON.
@@ -510,7 +513,10 @@ mistral_status mistral_cancel_free(struct mistral_cancel *MISTRAL_NULLABLE cance
  * Opens the checkpoint at `path`: a folder or a file. The files are mapped, and must not change while the
  * model is open.
  *
- * `options` is a JSON object: `device` (`"cpu"` ...: see `mistral_devices`), `threads`, `quantize`
+ * `options` is a JSON object: `device` (`"cpu"`, which is the default; `"wgpu"`, the first adapter; `"wgpu:N"` or `"wgpu:NAME"`, one of those that
+ * `mistral_devices` lists; `"auto"`, a graphics processor with enough memory, else `"cpu"`: `mistral_model_info` says which
+ * and why), `gpu_layers` (of a device with memory of its own: how many layers go there, the last ones first, the others to
+ * the processor; `"all"`; `"auto"`, the default: as many as fit), `threads`, `quantize`
  * (`"q8_0"`, `"q4_0"`, `"q4_k"`: float weights are turned into these blocks while loading), `activation`
  * (`"int8"`, `"f32"`: how activations meet weights in blocks), `weights` (`false` opens the tokenizer alone),
  * `reproducible` and `lock_memory` (see below), `tokenizer_version` (`"v3"` ...: Mistral's chat format, where the files do not tell it), `verify` (an object,
@@ -925,8 +931,9 @@ mistral_status mistral_sample(struct mistral_session *MISTRAL_NONNULL session,
  * `options` is a JSON object: `max_tokens`, `temperature` (0, the default, takes the most probable token),
  * `top_k`, `top_p`, `min_p`, `repetition_penalty`, `presence_penalty`, `frequency_penalty`,
  * `penalty_window`, `logit_bias` (`{"token": number}`), `seed`, `stop` (a text or a list of texts),
- * `stop_tokens`, `ignore_eos`, `logprobs` (how many alternatives to report; `true` is 0), `show_special`
- * (the names of control tokens are part of the text), `caller_ref` (what the audit log says for whom it runs; at
+ * `stop_tokens`, `ignore_eos`, `prompt_lookup` (0 to 32, default 0: so many tokens are guessed at a time from the text so far
+ * and evaluated together; the answer is the same, sooner where it repeats what stands before it), `logprobs` (how many
+ * alternatives to report; `true` is 0), `show_special` (the names of control tokens are part of the text), `caller_ref` (what the audit log says for whom it runs; at
  * most 256 bytes); and at most one of `json_object` (`true`: the answer is a
  * JSON object), `json_schema` (a JSON Schema that the answer is valid under), `regex` (a regular expression that
  * matches the whole answer) and `grammar` (a context-free grammar in Lark's syntax). The answer ends once nothing

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// Each module of `mistral-core` and the modules that it may import, lowest first. `*`: all of them. A new module
 /// gets a line here.
-const MAY_IMPORT: [(&str, &[&str]); 30] = [
+const MAY_IMPORT: [(&str, &[&str]); 32] = [
     ("error", &[]),
     ("control", &["error"]),
     ("limits", &["error"]),
@@ -20,7 +20,22 @@ const MAY_IMPORT: [(&str, &[&str]); 30] = [
     ("cache", &["error", "config", "kernels", "device"]),
     ("nn", &["error", "config", "quant", "weights", "kernels", "cache", "device"]),
     ("transformer", &["error", "control", "config", "kernels", "cache", "nn", "device"]),
-    ("loader", &["error", "control", "config", "quant", "weights", "kernels", "nn", "transformer", "device"]),
+    (
+        "loader",
+        &[
+            "error",
+            "control",
+            "config",
+            "quant",
+            "weights",
+            "kernels",
+            "cache",
+            "nn",
+            "transformer",
+            "device",
+        ],
+    ),
+    ("placement", &["error", "config", "quant", "weights", "kernels", "cache", "device"]),
     // Text and tokens: no tensors, no model.
     ("tokenizer", &["error"]),
     ("chat", &["error", "tokenizer"]),
@@ -31,6 +46,7 @@ const MAY_IMPORT: [(&str, &[&str]); 30] = [
     // The top, where the parts come together: its modules know each other.
     ("session", &["*"]),
     ("generate", &["*"]),
+    ("lookup", &["error", "control", "session"]),
     ("completion", &["*"]),
     ("text", &["*"]),
     ("engine", &["*"]),

@@ -215,8 +215,10 @@ fn options_of_a_model_that_are_nonsense() {
     for device in ["", "tpu", "CPU", "cpu:0", "wgpu ", "ndarray:1"] {
         with(&|o| o.device = device.to_owned(), &["device", device, "cpu"]);
     }
-    for device in ["wgpu", "wgpu:0", "wgpu:vulkan"] {
-        with(&|o| o.device = device.to_owned(), &["device", device, "not built", "cpu"]);
+    for device in ["wgpu:99", "wgpu:no such adapter"] {
+        let parts =
+            if cfg!(feature = "wgpu") { ["device", device, "no"] } else { ["device", device, "not built"] };
+        with(&|o| o.device = device.to_owned(), &parts);
     }
     for threads in [0, MAX_THREADS + 1, usize::MAX] {
         with(&|o| o.threads = Some(threads), &["threads", &threads.to_string(), "1 to"]);

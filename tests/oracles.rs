@@ -266,6 +266,9 @@ fn every_type_of_gguf_runs_as_its_numbers() {
             let (diff, largest) = (max_diff(&got, &want), want.iter().fold(0f32, |m, x| m.max(x.abs())));
             // The expanded numbers are the same, to the bit: only sums differ.
             assert!(diff <= 2e-5 * largest, "{format:?} on {device}: {diff:e} of {largest}");
+            if device == "wgpu" && is_expanded(format) {
+                continue;
+            }
             // As many bytes as in the file but for the headers of packed groups: no copy in f32.
             let stored: usize =
                 model.tensors.iter().filter(|t| t.shape.len() > 1).map(|t| t.bytes.len()).sum();
@@ -277,6 +280,12 @@ fn every_type_of_gguf_runs_as_its_numbers() {
             );
         }
     }
+}
+
+/// Whether the device `wgpu` has no kernel for the format, and holds it in f32.
+fn is_expanded(format: Format) -> bool {
+    use Format::*;
+    [Q2_K, Q3_K, IQ1_S, IQ2_XXS, IQ2_XS, IQ2_S, IQ3_XXS, IQ3_S, TQ1_0, TQ2_0].contains(&format)
 }
 
 fn in_f32(model: &testing::Model) -> testing::Model {

@@ -114,8 +114,14 @@ fn unsafe_code_does_not_grow_unseen() {
         found, committed,
         "tests/unsafe.txt is not what the sources have. Where that is right: {again}"
     );
-    // Where the house rules let it be.
-    let allowed = ["mistral-core/src/kernels/cpu/", "mistral-core/src/weights/mmap.rs", "mistral-ffi/src/"];
+    // Where the house rules let it be; what Vulkan alone says of an adapter; and kernels that are made to fail.
+    let allowed = [
+        "mistral-core/src/kernels/cpu/",
+        "mistral-core/src/weights/mmap.rs",
+        "mistral-core/src/device/adapter_memory.rs",
+        "mistral-core/src/kernels/wgpu/tests.rs",
+        "mistral-ffi/src/",
+    ];
     let elsewhere: Vec<_> =
         inventory().into_keys().filter(|file| !allowed.iter().any(|start| file.starts_with(start))).collect();
     assert!(elsewhere.is_empty(), "{elsewhere:?}");

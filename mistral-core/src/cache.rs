@@ -8,6 +8,7 @@ use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use region::LockGuard;
 
 use crate::config::ModelConfig;
+use crate::device::{self, Opened};
 use crate::error::{Error, Result};
 use crate::kernels::{self, AttentionSpec, CacheSpec, CacheType};
 
@@ -21,6 +22,7 @@ pub struct LayerCache {
     v: Option<Tensor<1, Int>>,
     spec: CacheSpec,
     window: Option<usize>,
+    on: Opened,
 }
 
 /// Memory that stays out of the swap until this goes.
@@ -33,14 +35,22 @@ impl std::fmt::Debug for Locked {
 }
 
 impl LayerCache {
-    fn new(spec: CacheSpec, window: Option<usize>, device: &Device, lock: bool) -> Result<Self> {
+    fn new(spec: CacheSpec, window: Option<usize>, on: Opened, lock: bool) -> Result<Self> {
         let bytes = layer_bytes(&spec).unwrap_or_default();
+        let (stored, most) = (device::stored(&on.device), device::max_tensor_bytes(&on.device));
+        if let Some(most) = most.filter(|most| bytes as u64 > *most) {
+            let found = format!("{bytes} bytes of keys of a layer");
+            return Err(Error::limit("context", found, format!("{most} bytes, the device's largest buffer")));
+        }
+        if lock && on.has_own_memory() {
+            return Err(Error::unsupported("lock_memory", &on.name, "devices in the host's memory"));
+        }
         let mut locks = Vec::new();
         let mut zeros = || match lock {
-            false => Ok(Some(Tensor::zeros([bytes], (device, DType::U8)))),
-            true => locked(bytes, device, &mut locks).map(Some),
+            false => Ok(Some(on.lasting(|| Tensor::zeros([bytes / stored.size()], (&on.device, stored))))),
+            true => locked(bytes, &on.device, &mut locks).map(Some),
         };
-        Ok(Self { k: zeros()?, v: zeros()?, spec, window, locks: Arc::new(locks) })
+        Ok(Self { k: zeros()?, v: zeros()?, spec, window, on, locks: Arc::new(locks) })
     }
 
     /// Overwrites `positions` with zeros, in place: nobody else may hold the memory.
@@ -53,8 +63,8 @@ impl LayerCache {
         for cache in [&mut self.k, &mut self.v] {
             let Some(mut all) = cache.take().map(|cache| rows(cache, &self.spec)) else { continue };
             for slots in &slots {
-                let zero = Tensor::<3, Int>::zeros([1, 1, 1], (&all.device(), DType::U8));
-                let zeros = zero.expand([heads, slots.len(), width]);
+                let zero = Tensor::<3, Int>::zeros([1, 1, 1], (&all.device(), all.dtype()));
+                let zeros = zero.expand([heads, slots.len(), width / all.dtype().size()]);
                 all = all.slice_assign([0..heads, slots.clone()], zeros);
             }
             *cache = Some(all.flatten(0, 2));
@@ -84,8 +94,7 @@ impl LayerCache {
         let held = |cache: &Option<Tensor<1, Int>>| {
             rows(cache.clone().expect("a session that panicked is not used again"), &self.spec)
         };
-        let device = held(&self.k).device();
-        let mut copy = Self::new(self.spec.clone(), self.window, &device, !self.locks.is_empty())?;
+        let mut copy = Self::new(self.spec.clone(), self.window, self.on.clone(), !self.locks.is_empty())?;
         for (from, to) in [(&self.k, &mut copy.k), (&self.v, &mut copy.v)] {
             let (old, heads) = (held(from), self.spec.n_kv_heads);
             let mut new = rows(to.take().expect("it was just made"), &self.spec);
@@ -127,8 +136,9 @@ impl LayerCache {
             [&mut self.k, &mut self.v].into_iter().zip(bytes.chunks_exact(heads * count * width))
         {
             let mut all = rows(cache.take().expect("a session that panicked is not used again"), &self.spec);
-            let data = TensorData::from_bytes_vec(bytes.to_vec(), [heads, count, width], DType::U8);
-            let new = Tensor::<3, Int>::from_data(data, (&all.device(), DType::U8));
+            let shape = [heads, count, width / all.dtype().size()];
+            let data = TensorData::from_bytes_vec(bytes.to_vec(), shape, all.dtype());
+            let new = Tensor::<3, Int>::from_data(data, (&all.device(), all.dtype()));
             let mut from = 0;
             for slots in slots.clone() {
                 let part = new.clone().slice([0..heads, from..from + slots.len()]);
@@ -158,9 +168,10 @@ fn width(spec: &CacheSpec) -> usize {
     spec.head_dim * spec.cache_type.bytes()
 }
 
-/// A cache as `[n_kv_heads, capacity, bytes]`.
+/// A cache as `[n_kv_heads, capacity, bytes or words]`.
 fn rows(cache: Tensor<1, Int>, spec: &CacheSpec) -> Tensor<3, Int> {
-    cache.reshape([spec.n_kv_heads, spec.capacity, width(spec)])
+    let width = width(spec) / cache.dtype().size();
+    cache.reshape([spec.n_kv_heads, spec.capacity, width])
 }
 
 /// Those who share the memory of a cache.
@@ -220,17 +231,26 @@ impl KvCache {
         capacity: usize,
         chunk: usize,
         cache_type: CacheType,
-        device: &Device,
+        device: &Opened,
         lock: bool,
     ) -> Result<Self> {
         let too_large = || Error::limit("context", capacity, "what fits into the address space");
-        reserve(Self::bytes(config, capacity, chunk, cache_type).ok_or_else(too_large)?)?;
-        let layers = config.layers.iter().map(|layer| {
+        let all = Self::bytes(config, capacity, chunk, cache_type).ok_or_else(too_large)?;
+        // A device with memory of its own says itself what it has not.
+        let on_host = if device.has_own_memory() {
+            device.first_layer.min(config.layers.len())
+        } else {
+            config.layers.len()
+        };
+        reserve(all / config.layers.len().max(1) * on_host)?;
+        let layers = config.layers.iter().enumerate().map(|(i, layer)| {
             let spec = layer_spec(config, layer.window, capacity, chunk, cache_type);
-            LayerCache::new(spec, layer.window, device, lock)
+            LayerCache::new(spec, layer.window, device.on_layer(i), lock)
         });
+        let layers = layers.collect::<Result<_>>()?;
+        device.settle()?;
         Ok(Self {
-            layers: layers.collect::<Result<_>>()?,
+            layers,
             len: 0,
             capacity,
             written: 0,
@@ -420,8 +440,7 @@ mod tests {
 
     fn layer(device: &str) -> LayerCache {
         let spec = CacheSpec { n_kv_heads: 2, capacity: 5, head_dim: 4, cache_type: CacheType::F32 };
-        let device = device::open(device).unwrap();
-        LayerCache::new(spec, Some(3), &device, false).unwrap()
+        LayerCache::new(spec, Some(3), device::open(device, 0).unwrap(), false).unwrap()
     }
 
     /// Keys of `count` positions whose numbers are all different; the values are their negatives.
@@ -476,7 +495,7 @@ mod tests {
     }
 
     fn cache(device: &str, lock: bool) -> Result<KvCache> {
-        let layers = vec![LayerCache::new(layer(device).spec, Some(3), &device::open(device)?, lock)?];
+        let layers = vec![LayerCache::new(layer(device).spec, Some(3), device::open(device, 0)?, lock)?];
         let sharing = Arc::new(Mutex::new(Sharing { holders: 1, dirty: 0 }));
         Ok(KvCache { layers, len: 0, capacity: 20, written: 0, dirty: 0, sharing })
     }

@@ -243,6 +243,7 @@ fn generate_options(options: &CompletionOptions) -> GenerateOptions {
         max_tokens: options.max_tokens.map(|n| usize::try_from(n).unwrap_or(usize::MAX)),
         stop: options.stop.clone(),
         ignore_eos: options.ignore_eos,
+        prompt_lookup: usize::try_from(options.prompt_lookup).unwrap_or(usize::MAX),
         ..GenerateOptions::default()
     }
 }

@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use burn::tensor::Device;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -15,17 +14,18 @@ use crate::config::ModelConfig;
 use crate::constraint::TokenTable;
 use crate::control::Control;
 use crate::determinism;
-use crate::device;
+use crate::device::{self, Opened};
 use crate::error::{Error, Result};
-use crate::kernels::Activation;
 use crate::kernels::cpu::packed::arm_name;
 use crate::kernels::cpu::pool::Pool;
+use crate::kernels::{Activation, CacheType};
 use crate::limits::Limits;
 use crate::loader::{self, LoadOptions};
+use crate::placement::{self, Need};
 use crate::provenance::{Report, Verified, VerifyOptions, hex};
 use crate::quant::Format;
 use crate::sampler::GENERATOR;
-use crate::session::{Session, SessionOptions};
+use crate::session::{DEFAULT_CONTEXT, PREFILL_CHUNK, Session, SessionOptions};
 use crate::tokenizer::{Tokenizer, TokenizerVersion};
 use crate::transformer::Transformer;
 use crate::weights::{self, Checkpoint, Files};
@@ -36,8 +36,11 @@ pub const MAX_THREADS: usize = 512;
 /// How a model is opened.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelOptions {
-    /// `cpu` (the default) or `ndarray`.
+    /// `cpu` (the default), or another of [`device::open`].
     pub device: String,
+    /// How many of a model's layers go to a device with memory of its own, the last ones first, the others to the processor; `None`: as many
+    /// as fit.
+    pub gpu_layers: Option<usize>,
     /// Threads of the engine; `None`: one for each processor that the process may use.
     pub threads: Option<usize>,
     /// Turn float weights into this block format while loading: `Q8_0`, `Q4_0` or `Q4_K`.
@@ -70,6 +73,7 @@ impl Default for ModelOptions {
     fn default() -> Self {
         Self {
             device: "cpu".to_owned(),
+            gpu_layers: None,
             threads: None,
             quantize: None,
             activation: Activation::Int8,
@@ -126,7 +130,7 @@ impl Weights {
 pub struct Model {
     path: PathBuf,
     options: ModelOptions,
-    device: Device,
+    device: Opened,
     pool: Arc<Pool>,
     weights: Option<Weights>,
     tokenizer: Option<Arc<Tokenizer>>,
@@ -174,7 +178,7 @@ impl Model {
         control: &mut Control<'_>,
     ) -> Result<Arc<Self>> {
         let path = path.as_ref();
-        let device = check(options)?;
+        check(options)?;
         // Nothing runs on the threads of a tokenizer.
         let threads = if options.weights { options.threads } else { options.threads.or(Some(1)) };
         let pool = Arc::new(new_pool(threads)?);
@@ -184,13 +188,14 @@ impl Model {
             if options.audit.is_some() {
                 return Err(Error::argument("audit", "a model without weights", "one that runs"));
             }
-            return Self::open_tokenizer(path, options, verified.as_ref(), device, pool);
+            return Self::open_tokenizer(path, options, verified.as_ref(), pool);
         }
         let disk = Files::on_disk();
         let files = verified.as_ref().map_or(&disk, |verified| &verified.files);
         let checkpoint = weights::open_from(files, path, control)?;
         let memory = Arc::new(Memory::new(options));
         memory.take_weights(&checkpoint, options)?;
+        let device = open_device(&checkpoint, options)?;
         let load = LoadOptions {
             device: device.clone(),
             quantize: options.quantize,
@@ -198,6 +203,8 @@ impl Model {
         };
         let cancel = control.cancel_token();
         let transformer = pool.scope(cancel, || loader::load(&checkpoint, &load, control))?;
+        #[cfg(feature = "wgpu")]
+        loader::warm(&transformer, &checkpoint.config, &device, control)?;
         let tokenizer =
             checkpoint.tokenizer().map(|source| open_tokenizer(&source, files)).transpose()?.map(Arc::new);
         let chat_style = tokenizer
@@ -242,7 +249,6 @@ impl Model {
         path: &Path,
         options: &ModelOptions,
         verified: Option<&Verified>,
-        device: Device,
         pool: Arc<Pool>,
     ) -> Result<Arc<Self>> {
         let disk = Files::on_disk();
@@ -253,7 +259,7 @@ impl Model {
         Ok(Arc::new(Self {
             path: path.to_owned(),
             options: options.clone(),
-            device,
+            device: device::open("cpu", 0)?,
             pool,
             weights: None,
             eos_token_ids,
@@ -282,7 +288,8 @@ impl Model {
         });
         json!({
             "path": self.path.display().to_string(),
-            "device": self.options.device,
+            "device": self.device.name,
+            "device_info": self.device.info(),
             "threads": self.pool.threads(),
             "kernels": arm_name(),
             "activation": if self.options.activation == Activation::Int8 { "int8" } else { "f32" },
@@ -360,7 +367,7 @@ impl Model {
         let (os, arch) = (std::env::consts::OS, std::env::consts::ARCH);
         Ok(Arc::new(Subject {
             model_digest: hex(&self.digest(control)?),
-            device: self.options.device.clone(),
+            device: self.device.name.clone(),
             build_id: format!("{}, {arch}-{os}, {}", env!("CARGO_PKG_VERSION"), arm_name()),
             has_text: self.tokenizer.is_some(),
         }))
@@ -428,7 +435,8 @@ impl Model {
         self.pool.threads()
     }
 
-    pub(crate) fn device(&self) -> &Device {
+    /// What the model runs on.
+    pub fn device(&self) -> &Opened {
         &self.device
     }
 
@@ -525,13 +533,21 @@ fn new_pool(threads: Option<usize>) -> Result<Pool> {
     Pool::new(threads).map_err(|e| Error::limit("threads", format!("{threads} ({e})"), "what the system has"))
 }
 
-/// Refuses options that no model could be opened with; the device of those that are right.
-pub(crate) fn check(options: &ModelOptions) -> Result<Device> {
-    let device = device::open(&options.device)?;
+/// The device of a model, and which layers go there.
+fn open_device(checkpoint: &Checkpoint, options: &ModelOptions) -> Result<Opened> {
+    let context = DEFAULT_CONTEXT.min(checkpoint.config.max_context);
+    let need = Need::of(checkpoint, options.quantize, (context, PREFILL_CHUNK), CacheType::default())?;
+    let wanted = options.gpu_layers.unwrap_or(usize::MAX);
+    let opened = device::open(&options.device, need.with(wanted))?;
+    placement::place(opened, &need, options.gpu_layers)
+}
+
+/// Refuses options that no model could be opened with.
+pub(crate) fn check(options: &ModelOptions) -> Result<()> {
+    device::check(&options.device)?;
     check_threads(options.threads)?;
     check_quantize(options.quantize)?;
-    determinism::check(options)?;
-    Ok(device)
+    determinism::check(options)
 }
 
 /// Refuses what the bounds of `options` do not admit: weights, and `sessions` with `caches` bytes in all.

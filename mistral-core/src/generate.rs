@@ -10,6 +10,7 @@ use crate::constraint::{Constraint, ConstraintSpec, ConstraintState};
 use crate::control::Control;
 use crate::engine::Model;
 use crate::error::{Error, Result};
+use crate::lookup::Lookup;
 use crate::sampler::{SampledToken, Sampler, SamplingParams, TokenLogprob};
 use crate::session::Session;
 use crate::stop::StopMatcher;
@@ -29,6 +30,10 @@ pub struct GenerateOptions {
     pub stop_tokens: Vec<u32>,
     /// Go on after the model's own end-of-sequence tokens.
     pub ignore_eos: bool,
+    /// Guess at most so many tokens at a time from the text so far, and evaluate them together ([prompt lookup](https://github.com/apoorvumang/prompt-lookup-decoding));
+    /// 0, the default: none; at most 32. The tokens are the same, sooner where the answer repeats what stands before it, as when a document is
+    /// quoted or corrected. The logits of all guesses are held: a vocabulary of f32 each.
+    pub prompt_lookup: usize,
     /// Write control tokens (`[TOOL_CALLS]`) as text.
     pub show_special: bool,
     /// What the host calls those for whom it runs, for the audit log; at most 256 bytes. `None`: what the log's options say.
@@ -49,6 +54,7 @@ impl Default for GenerateOptions {
             stop: Vec::new(),
             stop_tokens: Vec::new(),
             ignore_eos: false,
+            prompt_lookup: 0,
             show_special: false,
             caller_ref: None,
             constraint: None,
@@ -118,6 +124,7 @@ struct Prepared {
     max_tokens: usize,
     constraint: Option<ConstraintState>,
     ignore_eos: bool,
+    lookup: Option<Lookup>,
     decoder: Option<StreamDecoder<Arc<Tokenizer>>>,
     /// Tokens that have a text.
     text_tokens: usize,
@@ -206,7 +213,13 @@ impl<S: DerefMut<Target = Session>> Generation<S> {
     fn step(&mut self, control: &mut Control<'_>) -> Result<Event> {
         control.check()?;
         if self.generated > 0 {
-            self.session.step(control)?;
+            match &mut self.state.lookup {
+                None => self.session.step(control)?,
+                Some(lookup) => {
+                    let room = self.state.max_tokens - self.generated;
+                    lookup.step(&mut self.session, room, control)?;
+                }
+            }
         }
         let sampled = self.state.sample(self.session.logits())?;
         self.session.push(sampled.token);
@@ -255,6 +268,7 @@ impl Prepared {
             max_tokens: usize::MAX,
             constraint: constraint(model, options)?,
             ignore_eos: options.ignore_eos,
+            lookup: Lookup::new(options.prompt_lookup)?,
             text_tokens: model.tokenizer().map_or(0, |t| t.vocab_size()),
             decoder: model.tokenizer().ok().map(|t| StreamDecoder::new(Arc::clone(t), !options.show_special)),
         })

@@ -1,23 +1,31 @@
 //! From a checkpoint to a transformer on a device: each weight is placed once, in the form in which it will be multiplied.
 
+use std::ops::Range;
+use std::sync::Arc;
+
 use burn::tensor::{AllocationProperty, Bytes, DType, Device, Int, Tensor, TensorData};
 
+#[cfg(feature = "wgpu")]
+use crate::cache::KvCache;
 use crate::config::{FeedForwardConfig, LayerConfig, ModelConfig};
 use crate::control::{Control, Progress};
-use crate::error::Result;
+use crate::device::{self, Opened};
+use crate::error::{Error, Result};
+#[cfg(feature = "wgpu")]
+use crate::kernels::CacheType;
 use crate::kernels::cpu::{packed, pool};
-use crate::kernels::{Activation, Layout, LinearSpec};
+use crate::kernels::{self, Activation, Layout, LinearSpec};
 use crate::nn::feed_forward::{Moe, SwiGlu};
 use crate::nn::{Attention, Embedding, FeedForward, Linear, RmsNorm, Rope};
 use crate::quant::Format;
 use crate::transformer::{Block, Transformer};
-use crate::weights::{Checkpoint, TensorView};
+use crate::weights::{Checkpoint, Fp8Scale, TensorView};
 
 /// How weights are placed.
 #[derive(Clone, Debug)]
 pub struct LoadOptions {
     /// Where they go.
-    pub device: Device,
+    pub device: Opened,
     /// Turn float weights into this block format while loading.
     pub quantize: Option<Format>,
     /// How activations meet block-quantised weights.
@@ -34,8 +42,46 @@ pub fn load(
     control: &mut Control<'_>,
 ) -> Result<Transformer> {
     let total = checkpoint.total_bytes();
-    let mut loader = Loader { checkpoint, config: &checkpoint.config, options, control, done: 0, total };
+    let (config, arena) = (&checkpoint.config, packed::Arena::default());
+    let mut loader = Loader { checkpoint, config, options, control, arena, done: 0, total };
     loader.transformer()
+}
+
+/// Runs what a session will run, once: kernels are compiled when they are first used, which takes seconds. Those of a device with memory of its own
+/// are held against the reference before.
+///
+/// # Errors
+/// [`Error::Device`] if a kernel fails, or computes something else; [`Error::Cancelled`].
+#[cfg(feature = "wgpu")]
+pub fn warm(
+    transformer: &Transformer,
+    config: &ModelConfig,
+    device: &Opened,
+    control: &mut Control<'_>,
+) -> Result<()> {
+    let Some(gpu) = &device.gpu else { return Ok(()) };
+    device.settle()?;
+    let check = kernels::check::Check::new(&device.device);
+    let (heads, kv_heads, head_dim) = (config.n_heads, config.n_kv_heads, config.head_dim);
+    let style = config.rope.style;
+    let steps = 4;
+    let mut step = |done| control.step(Progress { phase: "warm", done, total: steps });
+    gpu.once(&format!("elementwise {style:?}"), || check.elementwise(3, heads, head_dim, style))?;
+    step(1)?;
+    for (done, cache_type) in [(2, CacheType::F16), (3, CacheType::F32)] {
+        let spec = kernels::check::small_attention(heads, kv_heads, head_dim, cache_type);
+        gpu.once(&format!("attention {cache_type:?} {head_dim}"), || check.attention(&spec, 3))?;
+        step(done)?;
+    }
+    let mut cache = KvCache::new(config, 4, 4, CacheType::F16, device, false)?;
+    for tokens in [&[0, 0, 0][..], &[0]] {
+        let h = transformer.tok_embeddings.forward(tokens)?;
+        let h = transformer.forward(h, &mut cache, &mut || Ok(()))?;
+        let logits = transformer.logits(h).try_into_data();
+        logits.map_err(|error| Error::Device { device: device.name.clone(), reason: error.to_string() })?;
+    }
+    device.check()?;
+    step(steps)
 }
 
 struct Loader<'a, 'c> {
@@ -43,6 +89,7 @@ struct Loader<'a, 'c> {
     config: &'a ModelConfig,
     options: &'a LoadOptions,
     control: &'a mut Control<'c>,
+    arena: packed::Arena,
     done: u64,
     total: u64,
 }
@@ -52,19 +99,20 @@ impl<'a> Loader<'a, '_> {
         let ModelConfig { dim, vocab_size, norm_eps, .. } = *self.config;
         let embeddings = self.view("tok_embeddings.weight", &[vocab_size, dim])?;
         let output = if self.config.tied_embeddings { "tok_embeddings.weight" } else { "output.weight" };
-        let device = self.options.device.clone();
+        // With the last layers, so that of what is on a device only logits come back.
+        let last = self.options.device.on_layer(self.config.layers.len());
         Ok(Transformer {
             tok_embeddings: Embedding::new(
                 embeddings.shared(),
                 embeddings.format,
                 vocab_size,
                 dim,
-                device.clone(),
+                self.options.device.on_layer(0).device,
             ),
             layers: (0..self.config.layers.len()).map(|i| self.block(i)).collect::<Result<_>>()?,
-            norm: self.norm("norm.weight", dim, norm_eps)?,
-            output: self.linear(output, vocab_size, dim)?,
-            rope: Rope::new(self.config, device),
+            norm: self.norm("norm.weight", dim, norm_eps, &last)?,
+            output: self.linear(output, vocab_size, dim, &last)?,
+            rope: Rope::new(self.config),
         })
     }
 
@@ -72,53 +120,55 @@ impl<'a> Loader<'a, '_> {
         let ModelConfig { dim, n_heads, n_kv_heads, head_dim, norm_eps, .. } = *self.config;
         let LayerConfig { window, feed_forward } = self.config.layers[index];
         let name = |part: &str| format!("layers.{index}.{part}.weight");
+        let on = &self.options.device.on_layer(index);
         Ok(Block {
-            attention_norm: self.norm(&name("attention_norm"), dim, norm_eps)?,
+            device: on.device.clone(),
+            attention_norm: self.norm(&name("attention_norm"), dim, norm_eps, on)?,
             attention: Attention {
-                wq: self.linear(&name("attention.wq"), n_heads * head_dim, dim)?,
-                wk: self.linear(&name("attention.wk"), n_kv_heads * head_dim, dim)?,
-                wv: self.linear(&name("attention.wv"), n_kv_heads * head_dim, dim)?,
-                wo: self.linear(&name("attention.wo"), dim, n_heads * head_dim)?,
+                wq: self.linear(&name("attention.wq"), n_heads * head_dim, dim, on)?,
+                wk: self.linear(&name("attention.wk"), n_kv_heads * head_dim, dim, on)?,
+                wv: self.linear(&name("attention.wv"), n_kv_heads * head_dim, dim, on)?,
+                wo: self.linear(&name("attention.wo"), dim, n_heads * head_dim, on)?,
                 n_heads,
                 window,
             },
-            ffn_norm: self.norm(&name("ffn_norm"), dim, norm_eps)?,
-            feed_forward: self.feed_forward(&format!("layers.{index}.feed_forward"), feed_forward)?,
+            ffn_norm: self.norm(&name("ffn_norm"), dim, norm_eps, on)?,
+            feed_forward: self.feed_forward(&format!("layers.{index}.feed_forward"), feed_forward, on)?,
         })
     }
 
-    fn feed_forward(&mut self, prefix: &str, config: FeedForwardConfig) -> Result<FeedForward> {
+    fn feed_forward(&mut self, prefix: &str, config: FeedForwardConfig, on: &Opened) -> Result<FeedForward> {
         Ok(match config {
-            FeedForwardConfig::Dense => FeedForward::Dense(self.swiglu(prefix)?),
+            FeedForwardConfig::Dense => FeedForward::Dense(self.swiglu(prefix, on)?),
             FeedForwardConfig::Moe { n_experts, n_experts_per_tok } => FeedForward::Moe(Moe {
-                gate: self.linear(&format!("{prefix}.gate.weight"), n_experts, self.config.dim)?,
+                gate: self.linear(&format!("{prefix}.gate.weight"), n_experts, self.config.dim, on)?,
                 experts: (0..n_experts)
-                    .map(|e| self.swiglu(&format!("{prefix}.experts.{e}")))
+                    .map(|e| self.swiglu(&format!("{prefix}.experts.{e}"), on))
                     .collect::<Result<_>>()?,
                 n_experts_per_tok,
             }),
         })
     }
 
-    fn swiglu(&mut self, prefix: &str) -> Result<SwiGlu> {
+    fn swiglu(&mut self, prefix: &str, on: &Opened) -> Result<SwiGlu> {
         let ModelConfig { dim, hidden_dim, .. } = *self.config;
         Ok(SwiGlu {
-            w1: self.linear(&format!("{prefix}.w1.weight"), hidden_dim, dim)?,
-            w2: self.linear(&format!("{prefix}.w2.weight"), dim, hidden_dim)?,
-            w3: self.linear(&format!("{prefix}.w3.weight"), hidden_dim, dim)?,
+            w1: self.linear(&format!("{prefix}.w1.weight"), hidden_dim, dim, on)?,
+            w2: self.linear(&format!("{prefix}.w2.weight"), dim, hidden_dim, on)?,
+            w3: self.linear(&format!("{prefix}.w3.weight"), hidden_dim, dim, on)?,
         })
     }
 
-    fn norm(&mut self, name: &str, dim: usize, eps: f32) -> Result<RmsNorm> {
+    fn norm(&mut self, name: &str, dim: usize, eps: f32, on: &Opened) -> Result<RmsNorm> {
         let view = self.view(name, &[dim])?;
         let mut weight = vec![0.0; dim];
         view.format.dequantize(view.bytes, &mut weight)?;
-        Ok(RmsNorm::new(Tensor::from_data(TensorData::new(weight, [dim]), &self.options.device), eps))
+        Ok(RmsNorm::new(Tensor::from_data(TensorData::new(weight, [dim]), &on.device), eps))
     }
 
-    fn linear(&mut self, name: &str, rows: usize, cols: usize) -> Result<Linear> {
+    fn linear(&mut self, name: &str, rows: usize, cols: usize, on: &Opened) -> Result<Linear> {
         let view = self.view(name, &[rows, cols])?;
-        let (linear, layout) = place(&view, rows, cols, self.options)?;
+        let (linear, layout) = place(&view, rows, cols, self.options, on, &mut self.arena)?;
         pool::check()?;
         self.done += view.bytes.len() as u64;
         // The output layer of a tied model was read as the embedding: never more than the whole.
@@ -134,40 +184,124 @@ impl<'a> Loader<'a, '_> {
     }
 }
 
-/// Most block formats are interleaved in memory of our own, as large as the original; everything else is multiplied from the mapped file.
-fn place(view: &TensorView<'_>, rows: usize, cols: usize, options: &LoadOptions) -> Result<(Linear, Layout)> {
+/// Most block formats are interleaved in memory of our own, as large as the original; everything else is multiplied from the mapped file, or
+/// copied to a device with memory of its own, in as many parts as it asks for.
+fn place(
+    view: &TensorView<'_>,
+    rows: usize,
+    cols: usize,
+    options: &LoadOptions,
+    on: &Opened,
+    arena: &mut packed::Arena,
+) -> Result<(Linear, Layout)> {
     let quantize =
         options.quantize.filter(|to| !view.format.is_quantized() && cols.is_multiple_of(to.block_len()));
-    let (format, layout) = match quantize {
-        Some(to) => (to, Layout::Packed),
-        None if packed::has_packed_form(view.format) => (view.format, Layout::Packed),
-        None => (view.format, Layout::Rows),
+    let device = &on.device;
+    let (format, layout) = kernels::form(quantize.unwrap_or(view.format), device);
+    let stored = device::stored(device);
+    let spec = |range: Range<usize>| {
+        let scale = view.scale.as_ref().filter(|_| layout == Layout::Rows);
+        let scale = scale.map(|scale| Arc::new(scale.of_rows(range.clone(), cols)));
+        LinearSpec { format, layout, rows: range.len(), cols, scale, activation: options.activation }
     };
-    let bytes = match layout {
-        Layout::Rows => Bytes::from_shared(view.shared(), AllocationProperty::Other),
-        Layout::Packed => Bytes::from_shared(pack(view, format, rows, cols)?, AllocationProperty::Native),
+    #[cfg(feature = "wgpu")]
+    check_kernel(view, &spec(0..rows.min(packed::GROUP_ROWS)), on)?;
+    let mut part = |range: Range<usize>| -> Result<_> {
+        let spec = spec(range.clone());
+        let bytes = match layout {
+            Layout::Packed => {
+                let memory = arena.zeroed(packed::packed_len(format, range.len(), cols)?)?;
+                Bytes::from_shared(pack(view, format, range, cols, memory)?, AllocationProperty::Native)
+            }
+            Layout::Rows if stored == DType::U8 => {
+                Bytes::from_shared(view.shared(), AllocationProperty::Other)
+            }
+            Layout::Rows => Bytes::from_bytes_vec(kernels::words(plain(view, range, &spec)?, &spec)),
+        };
+        let len = bytes.len() / stored.size();
+        let data = TensorData::from_bytes(bytes, [len], stored);
+        Ok((on.lasting(|| Tensor::<1, Int>::from_data(data, (device, stored))), spec))
     };
-    let scale = if layout == Layout::Rows { view.scale.clone().map(Into::into) } else { None };
-    let len = bytes.len();
-    let data = TensorData::from_bytes(bytes, [len], DType::U8);
-    let weight = Tensor::<1, Int>::from_data(data, (&options.device, DType::U8));
-    let spec = LinearSpec { format, layout, rows, cols, scale, activation: options.activation };
-    Ok((Linear::new(weight, spec), layout))
+    let per_part = rows_of_a_part(view, format, layout, (rows, cols), device)?;
+    let parts = (0..rows.max(1)).step_by(per_part).map(|first| part(first..rows.min(first + per_part)));
+    Ok((Linear::new(parts.collect::<Result<Vec<_>>>()?), layout))
 }
 
-/// The rows of `view` in the packed form of `format`, a group at a time on the current pool.
-fn pack(view: &TensorView<'_>, format: Format, rows: usize, cols: usize) -> Result<bytes::Bytes> {
+/// As many rows as the device takes in one tensor, cut where groups of rows and blocks of scales are.
+fn rows_of_a_part(
+    view: &TensorView<'_>,
+    format: Format,
+    layout: Layout,
+    (rows, cols): (usize, usize),
+    device: &Device,
+) -> Result<usize> {
+    let Some(most) = device::max_tensor_bytes(device) else { return Ok(rows.max(1)) };
+    let unit = match (layout, &view.scale) {
+        (Layout::Packed, _) => packed::GROUP_ROWS,
+        (Layout::Rows, Some(Fp8Scale::Block { rows, .. })) => *rows,
+        (Layout::Rows, _) => 1,
+    };
+    let unit_bytes = match layout {
+        Layout::Packed => packed::packed_len(format, unit, cols)?,
+        // Each row may have a scale for each of its elements.
+        Layout::Rows => unit * (format.row_bytes(cols)? + if view.scale.is_some() { 4 * cols } else { 0 }),
+    };
+    match (most / unit_bytes.max(1) as u64) as usize {
+        0 => {
+            Err(Error::limit("device", format!("{unit} rows of {unit_bytes} bytes"), format!("{most} bytes")))
+        }
+        units => Ok((units * unit).min(rows.max(1))),
+    }
+}
+
+/// Rows of `view` as they stand in the file, or expanded to f32 if the device has no kernel for their format.
+fn plain(view: &TensorView<'_>, rows: Range<usize>, spec: &LinearSpec) -> Result<Vec<u8>> {
+    let row = view.format.row_bytes(spec.cols)?;
+    let bytes = &view.bytes[rows.start * row..rows.end * row];
+    if spec.format == view.format {
+        return Ok(bytes.to_vec());
+    }
+    let mut values = vec![0.0; spec.rows * spec.cols];
+    view.format.dequantize(bytes, &mut values)?;
+    Ok(values.iter().flat_map(|value| value.to_le_bytes()).collect())
+}
+
+/// Holds the kernel for the form of `view` against the reference on its first rows, once for each device; `spec` describes these.
+#[cfg(feature = "wgpu")]
+fn check_kernel(view: &TensorView<'_>, spec: &LinearSpec, device: &Opened) -> Result<()> {
+    let Some(gpu) = &device.gpu else { return Ok(()) };
+    gpu.once(&format!("linear {}", spec.format.name()), || {
+        let bytes = match spec.layout {
+            Layout::Packed => {
+                let len = packed::packed_len(spec.format, spec.rows, spec.cols)?;
+                let memory = packed::Arena::default().zeroed(len)?;
+                pack(view, spec.format, 0..spec.rows, spec.cols, memory)?.to_vec()
+            }
+            Layout::Rows => plain(view, 0..spec.rows, spec)?,
+        };
+        let check = kernels::check::Check::new(&device.device);
+        [1, 9].into_iter().try_for_each(|m| check.linear(&bytes, spec, m))
+    })
+}
+
+/// Writes rows of `view` in the packed form of `format` into `memory`, a group at a time on the current pool.
+fn pack(
+    view: &TensorView<'_>,
+    format: Format,
+    rows: Range<usize>,
+    cols: usize,
+    mut memory: packed::PackedBytes,
+) -> Result<bytes::Bytes> {
     const GROUP: usize = packed::GROUP_ROWS;
-    let len = packed::packed_len(format, rows, cols)?;
-    let group_len = len / rows.div_ceil(GROUP).max(1);
-    let mut memory = packed::PackedBytes::zeroed(len)?;
+    let count = rows.len().div_ceil(GROUP);
+    let group_len = memory.len() / count.max(1);
     let groups = std::sync::Mutex::new(memory.chunks_exact_mut(group_len.max(1)).enumerate());
     let failure = std::sync::Mutex::new(None);
-    pool::run(rows.div_ceil(GROUP), &|_| {
+    pool::run(count, &|_| {
         let next = groups.lock().unwrap_or_else(std::sync::PoisonError::into_inner).next();
         let Some((group, out)) = next else { return };
-        let range = group * GROUP..((group + 1) * GROUP).min(rows);
-        if let Err(error) = pack_group(view, format, range, cols, out) {
+        let first = rows.start + group * GROUP;
+        if let Err(error) = pack_group(view, format, first..(first + GROUP).min(rows.end), cols, out) {
             failure.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get_or_insert(error);
         }
     });
@@ -180,7 +314,7 @@ fn pack(view: &TensorView<'_>, format: Format, rows: usize, cols: usize) -> Resu
 fn pack_group(
     view: &TensorView<'_>,
     format: Format,
-    rows: std::ops::Range<usize>,
+    rows: Range<usize>,
     cols: usize,
     out: &mut [u8],
 ) -> Result<()> {

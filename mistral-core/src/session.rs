@@ -89,12 +89,15 @@ pub struct Work {
     pub tokens: u64,
     /// The time, by a clock that is never set.
     pub time: Duration,
+    /// In how many passes.
+    pub passes: u64,
 }
 
 impl Work {
-    fn add(&mut self, tokens: u64, time: Duration) {
-        self.tokens += tokens;
+    fn add(&mut self, tokens: usize, time: Duration) {
+        self.tokens += tokens as u64;
         self.time += time;
+        self.passes += tokens.div_ceil(PREFILL_CHUNK) as u64;
     }
 
     /// Tokens a second; 0 where nothing was done.
@@ -120,7 +123,7 @@ pub struct SessionStats {
     pub locked_bytes: usize,
     /// Passes over more than one token, since the session was made.
     pub prompt: Work,
-    /// Passes over one token.
+    /// Passes over one token, and over one with guesses at what follows.
     pub decode: Work,
 }
 
@@ -129,6 +132,8 @@ enum Want {
     Nothing,
     Last,
     All,
+    /// All; those after the first are of guesses.
+    Guesses,
     /// None: the normed hidden states of all rows instead.
     States,
 }
@@ -460,6 +465,39 @@ impl Session {
         self.evaluate(&Want::Last, self.tokens.len(), control).map(drop)
     }
 
+    /// Evaluates what [`Session::push`] left and, after it, as many of `guesses` at what follows as there is room for. These are no part of the
+    /// timeline; returned are the logits after each of them, for [`Session::confirm`].
+    pub(crate) fn step_with(
+        &mut self,
+        guesses: &[u32],
+        control: &mut Control<'_>,
+    ) -> Result<Vec<Zeroizing<Vec<f32>>>> {
+        let (len, room) = (self.tokens.len(), self.cache.capacity.saturating_sub(self.tokens.len()));
+        let guesses = &guesses[..guesses.len().min(room)];
+        if guesses.is_empty() {
+            return self.step(control).map(|()| Vec::new());
+        }
+        self.tokens.extend_from_slice(guesses);
+        let rows = self.evaluate(&Want::Guesses, len, control).map(Zeroizing::new);
+        self.tokens[len..].zeroize();
+        self.tokens.truncate(len);
+        // What the cache has of the guesses stays there: it is confirmed, or written again, or forgotten with the rest.
+        self.cache.rewind(len.min(self.cache.len));
+        let rows = rows?;
+        let rows = rows.chunks_exact(self.model.vocab_size()).map(|row| Zeroizing::new(row.to_vec()));
+        let mut rows: Vec<_> = rows.collect();
+        let ahead = rows.split_off(rows.len() - guesses.len());
+        self.logits = rows.pop().unwrap_or_default();
+        Ok(ahead)
+    }
+
+    /// The token that was pushed last is the guess that `logits` come after: its keys and values are in the cache.
+    pub(crate) fn confirm(&mut self, logits: Zeroizing<Vec<f32>>) {
+        self.cache.len += 1;
+        self.logits = logits;
+        self.decode.tokens += 1;
+    }
+
     /// Appends `ids` and returns the length of the timeline before.
     fn append(&mut self, ids: &[u32]) -> Result<usize> {
         // The length first: where a host counts wrongly, as with a negative number, there are no such tokens to look at.
@@ -500,8 +538,9 @@ impl Session {
         self.poisoned = false;
         match self.cache.len - before {
             0 => {}
+            _ if matches!(want, Want::Guesses) => self.decode.add(1, start.elapsed()),
             1 => self.decode.add(1, start.elapsed()),
-            done => self.prompt.add(done as u64, start.elapsed()),
+            done => self.prompt.add(done, start.elapsed()),
         }
         if result.is_err() {
             let kept = self.cache.len.max(keep).min(self.tokens.len());
@@ -532,10 +571,10 @@ impl Session {
             if let Some(last) = logits.len().checked_sub(vocab_size) {
                 self.logits.extend_from_slice(&logits[last..]);
             }
-            if matches!(want, Want::All) {
+            if matches!(want, Want::All | Want::Guesses) {
                 all.extend_from_slice(&logits);
             }
-            if total - first > 1 {
+            if total - first > 1 && !matches!(want, Want::Guesses) {
                 let (done, total) = ((end - first) as u64, (total - first) as u64);
                 control.step(Progress { phase: "prefill", done, total })?;
             }
@@ -561,10 +600,10 @@ impl Session {
         let rows = match want {
             Want::Nothing => return Ok(Vec::new()),
             Want::Last => transformer.logits(h.narrow(0, end - start - 1, 1)),
-            Want::All => transformer.logits(h),
+            Want::All | Want::Guesses => transformer.logits(h),
             Want::States => transformer.norm.forward(h),
         };
-        let rows = read(rows);
+        let rows = read(rows).and_then(|rows| self.model.device().check().map(|()| rows));
         check().inspect_err(|_| self.cache.len = start)?;
         rows
     }

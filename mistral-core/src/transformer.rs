@@ -1,6 +1,6 @@
 //! The model on one page: embed → blocks → logits. It serves every family, file format and device.
 
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor};
 
 use crate::cache::{KvCache, LayerCache};
 use crate::error::Result;
@@ -24,6 +24,8 @@ pub struct Transformer {
 /// One layer.
 #[derive(Debug)]
 pub struct Block {
+    /// Where its weights and its cache are.
+    pub device: Device,
     /// Before the attention.
     pub attention_norm: RmsNorm,
     /// Tokens look at earlier ones.
@@ -47,10 +49,14 @@ impl Transformer {
         check: &mut dyn FnMut() -> Result<()>,
     ) -> Result<Tensor<2>> {
         let [t, _] = h.dims();
-        let rotation = self.rope.rotation(cache.len, t);
+        let mut rotation = self.rope.rotation(cache.len, t, &h.device());
         cache.written = cache.written.max(cache.len + t);
         for (block, layer) in self.layers.iter().zip(&mut cache.layers) {
             check()?;
+            if block.device != h.device() {
+                h = h.to_device(&block.device);
+                rotation = self.rope.rotation(cache.len, t, &block.device);
+            }
             h = block.forward(h, cache.len, &rotation, layer)?;
         }
         check()?;

@@ -28,7 +28,7 @@ HEADERS = ["mistral.h", "mistral.hpp"]
 def main() -> None:
     arguments = parse()
     header = Header(REPOSITORY / "include" / "mistral.h")
-    built = arguments.static_library or build(arguments.system)
+    built = arguments.static_library or build(arguments.system, arguments.features)
     prefix = arguments.prefix.absolute()
     below = {name: prefix / getattr(arguments, f"{name}dir") for name in ("lib", "include", "bin")}
     root = {name: destination(arguments.destdir, path) for name, path in below.items()}
@@ -60,6 +60,7 @@ def parse() -> argparse.Namespace:
     for name in ("lib", "include", "bin"):
         parser.add_argument(f"--{name}dir", default=name, help="below the prefix; default: %(default)s")
     parser.add_argument("--static-library", type=Path, help="what cargo has built, if it is not to build it now")
+    parser.add_argument("--features", default="", help="features of mistral-ffi beside the default ones: wgpu")
     parser.add_argument("--debug", action="store_true", help="keep what debuggers read")
     systems = sorted(SYSTEM_LIBRARIES)
     parser.add_argument("--system", choices=systems, default=this_system(), help="what to install for; default: %(default)s")
@@ -68,9 +69,10 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def build(system: str) -> Path:
+def build(system: str, features: str = "") -> Path:
     """The static library, built by cargo."""
-    subprocess.run(["cargo", "build", "--release", "--locked", "-p", "mistral-ffi"], cwd=REPOSITORY, check=True)
+    command = ["cargo", "build", "--release", "--locked", "-p", "mistral-ffi", "--features", features]
+    subprocess.run(command, cwd=REPOSITORY, check=True)
     metadata = ["cargo", "metadata", "--no-deps", "--format-version", "1"]
     output = subprocess.run(metadata, cwd=REPOSITORY, check=True, stdout=subprocess.PIPE).stdout
     name = "mistral.lib" if system == "windows" else "libmistral.a"

@@ -115,8 +115,9 @@ impl<'a> Request<'a> {
 /// `options` is a JSON object: `max_tokens`, `temperature` (0, the default, takes the most probable token),
 /// `top_k`, `top_p`, `min_p`, `repetition_penalty`, `presence_penalty`, `frequency_penalty`,
 /// `penalty_window`, `logit_bias` (`{"token": number}`), `seed`, `stop` (a text or a list of texts),
-/// `stop_tokens`, `ignore_eos`, `logprobs` (how many alternatives to report; `true` is 0), `show_special`
-/// (the names of control tokens are part of the text), `caller_ref` (what the audit log says for whom it runs; at
+/// `stop_tokens`, `ignore_eos`, `prompt_lookup` (0 to 32, default 0: so many tokens are guessed at a time from the text so far
+/// and evaluated together; the answer is the same, sooner where it repeats what stands before it), `logprobs` (how many
+/// alternatives to report; `true` is 0), `show_special` (the names of control tokens are part of the text), `caller_ref` (what the audit log says for whom it runs; at
 /// most 256 bytes); and at most one of `json_object` (`true`: the answer is a
 /// JSON object), `json_schema` (a JSON Schema that the answer is valid under), `regex` (a regular expression that
 /// matches the whole answer) and `grammar` (a context-free grammar in Lark's syntax). The answer ends once nothing

@@ -52,7 +52,10 @@ pub unsafe extern "C" fn mistral_build_info(out: *mut *mut mistral_buf) -> mistr
 }
 
 /// The devices that this build can open on this machine, as a JSON list of objects with a `name`, which
-/// `mistral_model_open` takes as the option `device`.
+/// `mistral_model_open` takes as the option `device`, and a `kind` (`"cpu"`, `"ndarray"`, `"wgpu"`). Those of the kind
+/// `wgpu` have what their driver says of them: `adapter` (its name), `backend` (`"vulkan"`, `"metal"`, `"dx12"`), `driver`,
+/// `type` (`"discrete"`, `"integrated"`, `"virtual"`, `"other"`, `"software"`), `vendor_id`, `device_id`, `memory_bytes` (null
+/// where it is not said), `limits`, `f16`, `subgroups`. Where there is no driver, there are none of them.
 ///
 /// Ownership: the caller frees `*out` with `mistral_buf_free`.
 /// Encoding: UTF-8 JSON.
@@ -63,8 +66,6 @@ pub unsafe extern "C" fn mistral_devices(out: *mut *mut mistral_buf) -> mistral_
     call(|| {
         // SAFETY: the caller's promise of the header.
         let out = unsafe { Out::new("out", out) }?;
-        let names = mistral_core::device::names();
-        let devices: Vec<_> = names.iter().map(|name| json!({ "name": name })).collect();
-        buffer::give(out, Buffer::json(&devices.into())?)
+        buffer::give(out, Buffer::json(&mistral_core::device::list().into())?)
     })
 }

@@ -25,7 +25,10 @@ pub(crate) fn get(model: *const mistral_model) -> Outcome<Arc<Model>> {
 /// Opens the checkpoint at `path`: a folder or a file. The files are mapped, and must not change while the
 /// model is open.
 ///
-/// `options` is a JSON object: `device` (`"cpu"` ...: see `mistral_devices`), `threads`, `quantize`
+/// `options` is a JSON object: `device` (`"cpu"`, which is the default; `"wgpu"`, the first adapter; `"wgpu:N"` or `"wgpu:NAME"`, one of those that
+/// `mistral_devices` lists; `"auto"`, a graphics processor with enough memory, else `"cpu"`: `mistral_model_info` says which
+/// and why), `gpu_layers` (of a device with memory of its own: how many layers go there, the last ones first, the others to
+/// the processor; `"all"`; `"auto"`, the default: as many as fit), `threads`, `quantize`
 /// (`"q8_0"`, `"q4_0"`, `"q4_k"`: float weights are turned into these blocks while loading), `activation`
 /// (`"int8"`, `"f32"`: how activations meet weights in blocks), `weights` (`false` opens the tokenizer alone),
 /// `reproducible` and `lock_memory` (see below), `tokenizer_version` (`"v3"` ...: Mistral's chat format, where the files do not tell it), `verify` (an object,

@@ -38,6 +38,7 @@ pub(crate) fn model(text: Option<&str>) -> Outcome<ModelOptions> {
 fn model_fields(fields: &mut Fields) -> Outcome<ModelOptions> {
     let mut options = ModelOptions::default();
     options.device = fields.text("device")?.unwrap_or(options.device);
+    options.gpu_layers = fields.layers("gpu_layers")?;
     options.threads = fields.unsigned("threads")?;
     options.quantize = fields
         .choice("quantize", &[("q8_0", Format::Q8_0), ("q4_0", Format::Q4_0), ("q4_k", Format::Q4_K)])?;
@@ -204,6 +205,7 @@ pub(crate) fn generate(text: Option<&str>) -> Outcome<GenerateOptions> {
     options.stop = fields.strings("stop")?;
     options.stop_tokens = fields.tokens("stop_tokens")?;
     options.ignore_eos = fields.boolean("ignore_eos", false)?;
+    options.prompt_lookup = fields.unsigned("prompt_lookup")?.unwrap_or(0);
     options.show_special = fields.boolean("show_special", false)?;
     options.caller_ref = fields.text("caller_ref")?;
     options.constraint = fields.constraint()?;
@@ -293,7 +295,7 @@ mod tests {
             r#"{"temperature": 0.5, "top_k": 40, "top_p": 0.9, "min_p": 0.1, "repetition_penalty": 1.1,
                 "presence_penalty": -1, "frequency_penalty": 1.5, "penalty_window": 64, "logit_bias": {"7": -100},
                 "seed": 18446744073709551615, "logprobs": 3, "max_tokens": 9, "stop": ["a", "b"],
-                "stop_tokens": [1, 2], "ignore_eos": true, "show_special": true}"#,
+                "stop_tokens": [1, 2], "ignore_eos": true, "prompt_lookup": 10, "show_special": true}"#,
         ))
         .unwrap();
         let sampling = &options.sampling;
@@ -306,7 +308,7 @@ mod tests {
         assert_eq!((&sampling.logit_bias[..], sampling.seed), (&[(7, -100.0)][..], u64::MAX));
         assert_eq!((sampling.logprobs, options.max_tokens), (Some(3), Some(9)));
         assert_eq!((options.stop, options.stop_tokens), (vec!["a".to_owned(), "b".to_owned()], vec![1, 2]));
-        assert!(options.ignore_eos && options.show_special);
+        assert!(options.ignore_eos && options.show_special && options.prompt_lookup == 10);
         for (text, spec) in [
             (r#"{"json_object": true}"#, ConstraintSpec::JsonObject),
             (

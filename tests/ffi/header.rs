@@ -39,7 +39,9 @@ fn write_the_header() {
 
 #[test]
 fn the_library_exports_the_functions_of_the_header_and_nothing_else() {
-    let exported: BTreeSet<String> = exports(&library());
+    // Cargo's library has the bounds of tables that CubeCL's compiler gathers while linking; what is installed hides them.
+    let gathered = |name: &String| name.starts_with("start_linkm") || name.starts_with("stop_linkm");
+    let exported: BTreeSet<String> = exports(&library()).into_iter().filter(|name| !gathered(name)).collect();
     let declared: BTreeSet<String> =
         declarations(&generate()).into_iter().map(|function| function.name).collect();
     assert_eq!(exported, declared);

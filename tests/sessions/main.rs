@@ -5,6 +5,7 @@
 mod chat;
 mod embeddings;
 mod limits;
+mod lookup;
 #[path = "../support/mod.rs"]
 mod support;
 

@@ -10,6 +10,8 @@ use crate::error::{ChatRule, Error, Result};
 
 /// The most alternatives that one request may ask for.
 const MAX_CHOICES: u64 = 128;
+/// As many as `lookup.rs` takes.
+const MAX_LOOKUP: u64 = 32;
 /// The most alternatives of a token that one request may ask for.
 const MAX_TOP_LOGPROBS: u64 = 20;
 /// The most stop strings.
@@ -73,6 +75,8 @@ pub struct CompletionOptions {
     pub logit_bias: Vec<(u32, f64)>,
     /// Go on after the end-of-sequence token.
     pub ignore_eos: bool,
+    /// Guess at most so many tokens at a time, 0 to 32; 0 for none.
+    pub prompt_lookup: u64,
 }
 
 /// Whether the model calls a tool.
@@ -137,7 +141,7 @@ impl ReasoningEffort {
 }
 
 /// Fields that chat and plain completions share.
-const OPTION_FIELDS: [&str; 18] = [
+const OPTION_FIELDS: [&str; 19] = [
     "model",
     "max_tokens",
     "max_completion_tokens",
@@ -156,6 +160,7 @@ const OPTION_FIELDS: [&str; 18] = [
     "repetition_penalty",
     "logit_bias",
     "ignore_eos",
+    "prompt_lookup",
 ];
 
 const STREAM_FIELDS: [&str; 2] = ["stream", "stream_options"];
@@ -362,6 +367,7 @@ fn read_options(root: &Field<'_>) -> Result<CompletionOptions> {
         repetition_penalty: number("repetition_penalty", 0.01, 100.0)?,
         logit_bias: read_logit_bias(root)?,
         ignore_eos: flag(root, "ignore_eos")?.unwrap_or(false),
+        prompt_lookup: integer("prompt_lookup", 0, MAX_LOOKUP)?.unwrap_or(0),
     })
 }
 

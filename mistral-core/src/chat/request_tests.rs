@@ -26,7 +26,7 @@ fn every_field() {
     let request = with(
         "\"model\": \"m\", \"max_tokens\": 5, \"temperature\": 0, \"top_p\": 0.9, \"top_k\": 4, \"min_p\": 0.05, \"random_seed\": 18446744073709551615,
          \"n\": 2, \"stop\": [\"a\", \"b\"], \"logprobs\": true, \"top_logprobs\": 3, \"presence_penalty\": -1, \"frequency_penalty\": 1.5,
-         \"repetition_penalty\": 1.1, \"logit_bias\": {\"7\": -100}, \"ignore_eos\": true, \"stream\": true, \"stream_options\": {\"include_usage\": true},
+         \"repetition_penalty\": 1.1, \"logit_bias\": {\"7\": -100}, \"ignore_eos\": true, \"prompt_lookup\": 8, \"stream\": true, \"stream_options\": {\"include_usage\": true},
          \"parallel_tool_calls\": false, \"reasoning_effort\": \"high\", \"safe_prompt\": false, \"user\": null, \"tools\": [{\"function\": {\"name\": \"f\"}}],
          \"tool_choice\": {\"type\": \"function\", \"function\": {\"name\": \"f\"}}",
     )
@@ -46,6 +46,7 @@ fn every_field() {
         repetition_penalty: Some(1.1),
         logit_bias: vec![(7, -100.0)],
         ignore_eos: true,
+        prompt_lookup: 8,
     };
     assert_eq!(request.options, expected);
     assert_eq!(request.tool_choice, ToolChoice::Function("f".into()));

@@ -91,10 +91,10 @@ macro_rules! override_kernels {
         impl Kernels for $backend {
             fn linear(
                 x: burn::backend::tensor::FloatTensor<Self>,
-                weight: burn::backend::tensor::IntTensor<Self>,
-                spec: $crate::kernels::LinearSpec,
-            ) -> burn::backend::tensor::FloatTensor<Self> {
-                $crate::kernels::host::linear::<Self>(x, &weight, &spec)
+                weights: $crate::kernels::Weights<Self>,
+                specs: Vec<$crate::kernels::LinearSpec>,
+            ) -> Vec<burn::backend::tensor::FloatTensor<Self>> {
+                $crate::kernels::host::linear::<Self>(x, &weights.into_vec(), &specs)
             }
             fn rms_norm(
                 x: burn::backend::tensor::FloatTensor<Self>,
@@ -140,23 +140,25 @@ use override_kernels;
 
 override_kernels!(Flex);
 
-fn linear<B: Host>(x: FloatTensor<B>, weight: &IntTensor<B>, spec: &LinearSpec) -> FloatTensor<B> {
+fn linear<B: Host>(x: FloatTensor<B>, weights: &[IntTensor<B>], specs: &[LinearSpec]) -> Vec<FloatTensor<B>> {
     let m = x.shape()[0];
     let x = B::contiguous(x);
-    let LinearSpec { format, rows, cols, .. } = *spec;
-    let mut out = vec![0.0; m * rows];
-    match spec.layout {
-        Layout::Rows => {
-            let scale = spec.scale.as_deref();
-            let w = dense::DenseMatrix { format, rows, cols, data: B::bytes(weight), scale };
-            dense::linear(B::floats(&x), m, w, &mut out);
-        }
-        Layout::Packed => {
-            let w = packed::PackedMatrix { format, rows, cols, data: B::bytes(weight) };
-            packed::linear(spec.activation, B::floats(&x), m, w, &mut out);
+    let mut outs: Vec<Vec<f32>> = specs.iter().map(|spec| vec![0.0; m * spec.rows]).collect();
+    let (mut packed, mut dense) = (Vec::new(), Vec::new());
+    for ((weight, spec), out) in weights.iter().zip(specs).zip(&mut outs) {
+        let &LinearSpec { format, rows, cols, .. } = spec;
+        let (data, scale) = (B::bytes(weight), spec.scale.as_deref());
+        match spec.layout {
+            Layout::Packed => packed.push((packed::PackedMatrix { format, rows, cols, data }, &mut out[..])),
+            Layout::Rows => {
+                dense.push((dense::DenseMatrix { format, rows, cols, data, scale }, &mut out[..]))
+            }
         }
     }
-    B::tensor(out, [m, rows])
+    let activation = specs.first().map(|spec| spec.activation).unwrap_or_default();
+    packed::linear(activation, B::floats(&x), m, packed);
+    dense::linear(B::floats(&x), m, dense);
+    outs.into_iter().zip(specs).map(|(out, spec)| B::tensor(out, [m, spec.rows])).collect()
 }
 
 fn rms_norm<B: Host>(x: FloatTensor<B>, weight: FloatTensor<B>, eps: f32) -> FloatTensor<B> {

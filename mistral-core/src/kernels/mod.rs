@@ -8,19 +8,24 @@
     allow(deprecated, reason = "NdArray is deprecated upstream, and asked for by those who compare the two")
 )]
 
+#[cfg(feature = "wgpu")]
+pub(crate) mod check;
 pub(crate) mod cpu;
 mod host;
 mod reference;
 #[cfg(test)]
 mod tests;
+#[cfg(feature = "wgpu")]
+pub(crate) mod wgpu;
 
 use std::sync::Arc;
 
 use burn::backend::tensor::{FloatTensor, IntTensor};
-use burn::backend::{Backend, Dispatch, backend_extension};
-use burn::tensor::{Int, Tensor};
+use burn::backend::{Backend, Dispatch, ExtensionType, backend_extension};
+use burn::tensor::{DType, Device, Int, Tensor};
 
 use crate::config::RopeStyle;
+use crate::device;
 use crate::quant::Format;
 use crate::weights::Fp8Scale;
 
@@ -50,6 +55,28 @@ pub struct LinearSpec {
     pub scale: Option<Arc<Fp8Scale>>,
     /// How activations meet block-quantised weights.
     pub activation: Activation,
+}
+
+/// The weight matrices of one call of [`Kernels::linear`].
+#[derive(Clone, Debug, ExtensionType)]
+pub enum Weights<B: Backend> {
+    /// A layer by itself.
+    One(IntTensor<B>),
+    /// Gate and up.
+    Two(IntTensor<B>, IntTensor<B>),
+    /// Queries, keys and values.
+    Three(IntTensor<B>, IntTensor<B>, IntTensor<B>),
+}
+
+impl<B: Backend> Weights<B> {
+    /// The matrices in their order.
+    pub fn into_vec(self) -> Vec<IntTensor<B>> {
+        match self {
+            Self::One(a) => vec![a],
+            Self::Two(a, b) => vec![a, b],
+            Self::Three(a, b, c) => vec![a, b, c],
+        }
+    }
 }
 
 /// How keys and values are stored.
@@ -116,12 +143,47 @@ impl AttentionSpec {
 }
 
 /// The operations. Tensors of weights and caches hold raw bytes (`u8`), so that no format needs a tensor type.
-#[cfg_attr(feature = "ndarray", backend_extension(Flex, NdArray))]
-#[cfg_attr(not(feature = "ndarray"), backend_extension(Flex))]
+#[backend_extension(Flex, NdArray: cfg(feature = "ndarray"), Cube: cfg(feature = "wgpu"))]
 pub trait Kernels: Backend {
-    /// `x: [t, cols]` times the transpose of a weight matrix: `[t, rows]`.
-    fn linear(x: FloatTensor<Self>, weight: IntTensor<Self>, spec: LinearSpec) -> FloatTensor<Self> {
-        reference::linear::<Self>(x, weight, spec)
+    /// `x: [t, cols]` times the transposes of weight matrices: `[t, rows]` of each. Matrices that share their input are multiplied in one
+    /// call, so that it is read, and threads are called together, once.
+    fn linear(
+        x: FloatTensor<Self>,
+        #[extension_type] weights: Weights<Self>,
+        specs: Vec<LinearSpec>,
+    ) -> Vec<FloatTensor<Self>> {
+        let products = weights.into_vec().into_iter().zip(specs);
+        products.map(|(weight, spec)| reference::linear::<Self>(x.clone(), weight, spec)).collect()
+    }
+
+    /// What a mixture's experts weigh for each token, `[t, n_experts]`: the softmax of the `k` largest of its `logits`, 0 for the others.
+    fn route(logits: FloatTensor<Self>, k: usize) -> FloatTensor<Self> {
+        reference::route::<Self>(logits, k)
+    }
+
+    /// [`Kernels::linear`] of one row by a matrix of expert `expert`, if it weighs anything in `routes: [1, n_experts]`; else zeros, and the
+    /// matrix is not read.
+    fn linear_if(
+        x: FloatTensor<Self>,
+        weight: IntTensor<Self>,
+        routes: FloatTensor<Self>,
+        spec: LinearSpec,
+        expert: usize,
+    ) -> FloatTensor<Self> {
+        reference::linear_if::<Self>(x, weight, routes, spec, expert)
+    }
+
+    /// `sum: [1, rows]` and [`Kernels::linear_if`] times what the expert weighs.
+    fn linear_add(
+        sum: FloatTensor<Self>,
+        x: FloatTensor<Self>,
+        weight: IntTensor<Self>,
+        routes: FloatTensor<Self>,
+        spec: LinearSpec,
+        expert: usize,
+    ) -> FloatTensor<Self> {
+        let product = Self::linear_if(x, weight, routes.clone(), spec, expert);
+        reference::add_weighed::<Self>(sum, product, routes, expert)
     }
 
     /// RMSNorm of the rows of `x: [t, dim]` with `weight: [dim]`.
@@ -165,13 +227,96 @@ pub trait Kernels: Backend {
     }
 }
 
+/// The form in which a device multiplies matrices of a format: as they stand in the file, packed, or expanded to f32.
+pub fn form(format: Format, device: &Device) -> (Format, Layout) {
+    if cpu::packed::has_packed_form(format) {
+        return (format, Layout::Packed);
+    }
+    if device::stored(device) == DType::U8 {
+        (format, Layout::Rows)
+    } else {
+        (device_form(format), Layout::Rows)
+    }
+}
+
+/// The format in which a device with memory of its own holds matrices of `format`.
+pub fn device_form(format: Format) -> Format {
+    #[cfg(feature = "wgpu")]
+    if !cpu::packed::has_packed_form(format) && !wgpu::multiplies(format) {
+        return Format::F32;
+    }
+    format
+}
+
+/// The bytes of a matrix that lies row after row, as devices hold them that know no bytes.
+pub fn words(bytes: Vec<u8>, spec: &LinearSpec) -> Vec<u8> {
+    #[cfg(feature = "wgpu")]
+    return wgpu::weight_bytes(bytes, spec);
+    #[cfg(not(feature = "wgpu"))]
+    unreachable!("a device without bytes, in a build without one: {spec:?} of {} bytes", bytes.len())
+}
+
 /// [`Kernels::linear`] on the device of the tensors.
-pub fn linear(x: Tensor<2>, weight: Tensor<1, Int>, spec: &LinearSpec) -> Tensor<2> {
-    Tensor::from_dispatch(<Dispatch as Kernels>::linear(
-        x.into_dispatch(),
-        weight.into_dispatch(),
-        spec.clone(),
-    ))
+pub fn linear(x: Tensor<2>, weight: &Tensor<1, Int>, spec: &LinearSpec) -> Tensor<2> {
+    let [y] = products(x, Weights::One(primitive(weight)), [spec]);
+    y
+}
+
+/// [`Kernels::linear`] for two matrices.
+pub fn linear_pair(x: Tensor<2>, weights: [&Tensor<1, Int>; 2], specs: [&LinearSpec; 2]) -> [Tensor<2>; 2] {
+    let [a, b] = weights.map(primitive);
+    products(x, Weights::Two(a, b), specs)
+}
+
+/// [`Kernels::linear`] for three matrices.
+pub fn linear_triple(x: Tensor<2>, weights: [&Tensor<1, Int>; 3], specs: [&LinearSpec; 3]) -> [Tensor<2>; 3] {
+    let [a, b, c] = weights.map(primitive);
+    products(x, Weights::Three(a, b, c), specs)
+}
+
+fn primitive(weight: &Tensor<1, Int>) -> IntTensor<Dispatch> {
+    weight.clone().into_dispatch()
+}
+
+fn products<const N: usize>(
+    x: Tensor<2>,
+    weights: Weights<Dispatch>,
+    specs: [&LinearSpec; N],
+) -> [Tensor<2>; N] {
+    let specs = specs.into_iter().cloned().collect();
+    let mut products = <Dispatch as Kernels>::linear(x.into_dispatch(), weights, specs).into_iter();
+    std::array::from_fn(|_| Tensor::from_dispatch(products.next().expect("a product for each matrix")))
+}
+
+/// [`Kernels::route`] on the device of the tensors.
+pub fn route(logits: Tensor<2>, k: usize) -> Tensor<2> {
+    Tensor::from_dispatch(<Dispatch as Kernels>::route(logits.into_dispatch(), k))
+}
+
+/// [`Kernels::linear_if`] on the device of the tensors.
+pub fn linear_if(
+    x: Tensor<2>,
+    weight: Tensor<1, Int>,
+    routes: Tensor<2>,
+    spec: &LinearSpec,
+    expert: usize,
+) -> Tensor<2> {
+    let (x, weight, routes) = (x.into_dispatch(), weight.into_dispatch(), routes.into_dispatch());
+    Tensor::from_dispatch(<Dispatch as Kernels>::linear_if(x, weight, routes, spec.clone(), expert))
+}
+
+/// [`Kernels::linear_add`] on the device of the tensors.
+pub fn linear_add(
+    sum: Tensor<2>,
+    x: Tensor<2>,
+    weight: Tensor<1, Int>,
+    routes: Tensor<2>,
+    spec: &LinearSpec,
+    expert: usize,
+) -> Tensor<2> {
+    let (x, weight, routes) = (x.into_dispatch(), weight.into_dispatch(), routes.into_dispatch());
+    let sum = sum.into_dispatch();
+    Tensor::from_dispatch(<Dispatch as Kernels>::linear_add(sum, x, weight, routes, spec.clone(), expert))
 }
 
 /// [`Kernels::rms_norm`] on the device of the tensors.

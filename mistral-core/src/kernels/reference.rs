@@ -48,6 +48,44 @@ pub(super) fn decode(data: &[u8], spec: &LinearSpec) -> Vec<f32> {
     w
 }
 
+/// Sorts the logits on the host; of equal ones the first wins, as in `torch.topk`.
+pub fn route<B: Backend>(logits: FloatTensor<B>, k: usize) -> FloatTensor<B> {
+    let (device, shape) = (logits.device(), logits.shape());
+    let logits = floats::<B>(logits);
+    let mut routes = vec![0.0; logits.len()];
+    for (logits, routes) in logits.chunks_exact(shape[1]).zip(routes.chunks_exact_mut(shape[1])) {
+        let mut order: Vec<usize> = (0..logits.len()).collect();
+        order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]));
+        order.truncate(k);
+        let largest = logits[order[0]];
+        let total: f32 = order.iter().map(|&e| (logits[e] - largest).exp()).sum();
+        order.into_iter().for_each(|e| routes[e] = (logits[e] - largest).exp() / total);
+    }
+    B::float_from_data(TensorData::new(routes, shape), &device)
+}
+
+pub fn linear_if<B: Backend>(
+    x: FloatTensor<B>,
+    weight: IntTensor<B>,
+    routes: FloatTensor<B>,
+    spec: LinearSpec,
+    expert: usize,
+) -> FloatTensor<B> {
+    let chosen = floats::<B>(routes)[expert] != 0.0;
+    let product = linear::<B>(x, weight, spec);
+    if chosen { product } else { B::float_mul_scalar(product, 0.0f32.into()) }
+}
+
+pub fn add_weighed<B: Backend>(
+    sum: FloatTensor<B>,
+    product: FloatTensor<B>,
+    routes: FloatTensor<B>,
+    expert: usize,
+) -> FloatTensor<B> {
+    let weight = floats::<B>(routes)[expert];
+    B::float_add(sum, B::float_mul_scalar(product, weight.into()))
+}
+
 /// `x / sqrt(mean(x²) + eps) · weight`.
 pub fn rms_norm<B: Backend>(x: FloatTensor<B>, weight: FloatTensor<B>, eps: f32) -> FloatTensor<B> {
     let shape = x.shape();

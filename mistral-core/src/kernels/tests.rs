@@ -3,7 +3,7 @@
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, Flex, TensorData, read_sync};
 
-use super::cpu::packed::{PackedBytes, has_packed_form, packed_len, repack};
+use super::cpu::packed::{has_packed_form, packed_len, repack};
 use super::*;
 use crate::testing::Random;
 
@@ -66,9 +66,9 @@ fn check_linear<B: Kernels>() {
             let (layout, data) = match has_packed_form(format) {
                 false => (Layout::Rows, data),
                 true => {
-                    let mut out = PackedBytes::zeroed(packed_len(format, rows, cols).unwrap()).unwrap();
+                    let mut out = vec![0; packed_len(format, rows, cols).unwrap()];
                     repack(format, rows, cols, &data, &mut out).unwrap();
-                    (Layout::Packed, out.to_vec())
+                    (Layout::Packed, out)
                 }
             };
             let scale = (format == Format::F8E4M3).then(|| Arc::new(scale));
@@ -76,7 +76,13 @@ fn check_linear<B: Kernels>() {
                 let spec = LinearSpec { format, layout, rows, cols, scale: scale.clone(), activation };
                 for m in [1, 2, 5, 33] {
                     let x = || floats::<B>(random(m * cols, 7), &[m, cols]);
-                    let got = values::<B>(<B as Kernels>::linear(x(), bytes::<B>(&data), spec.clone()));
+                    let weight = || bytes::<B>(&data);
+                    let mut got = <B as Kernels>::linear(x(), Weights::One(weight()), vec![spec.clone()]);
+                    let got = values::<B>(got.remove(0));
+                    let three = Weights::Three(weight(), weight(), weight());
+                    for again in <B as Kernels>::linear(x(), three, vec![spec.clone(); 3]) {
+                        assert_eq!(got, values::<B>(again), "three matrices in one call");
+                    }
                     let want = values::<B>(reference::linear::<B>(x(), bytes::<B>(&data), spec.clone()));
                     let what = format!("{format:?} {activation:?} [{m}, {cols}] x {rows}");
                     let int8 = activation == Activation::Int8 && layout == Layout::Packed;

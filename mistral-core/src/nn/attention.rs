@@ -36,10 +36,9 @@ impl Attention {
         rotation: &Rotation,
         cache: &mut LayerCache,
     ) -> Tensor<2> {
-        let q = rotation.queries(self.wq.forward(x.clone())); // [t, n_heads * head_dim]
-        let k = rotation.keys(self.wk.forward(x.clone())); // [t, n_kv_heads * head_dim]
-        let v = self.wv.forward(x); // [t, n_kv_heads * head_dim]
-        cache.write(start, k, v);
+        let [q, k, v] = Linear::triple([&self.wq, &self.wk, &self.wv], x);
+        let q = rotation.queries(q); // [t, n_heads * head_dim]
+        cache.write(start, rotation.keys(k), v); // [t, n_kv_heads * head_dim]
         self.wo.forward(cache.attend(q, start, self.n_heads, self.window))
     }
 }

@@ -1,8 +1,9 @@
 //! SwiGLU, alone or as a mixture of experts.
 
-use burn::tensor::{Device, IndexingUpdateOp, Int, Tensor, TensorData};
+use burn::tensor::{DType, Device, IndexingUpdateOp, Int, Tensor, TensorData};
 
 use super::Linear;
+use crate::device;
 use crate::error::{Error, Result};
 use crate::kernels;
 
@@ -25,7 +26,8 @@ impl SwiGlu {
 
     /// `x: [t, dim]` → `[t, dim]`.
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        self.w2.forward(kernels::swiglu(self.w1.forward(x.clone()), self.w3.forward(x)))
+        let [gate, up] = Linear::pair([&self.w1, &self.w3], x); // [t, hidden_dim]
+        self.w2.forward(kernels::swiglu(gate, up))
     }
 }
 
@@ -41,43 +43,47 @@ pub struct Moe {
 }
 
 impl Moe {
-    /// `x: [t, dim]` → `[t, dim]`; only the chosen experts' weights are read.
+    /// `x: [t, dim]` → `[t, dim]`; only the chosen experts' weights are read. Of one token on a device with memory of its own, nothing comes
+    /// back to the host.
     ///
     /// # Errors
     /// [`Error::Device`] if the router's logits cannot be read back.
     pub fn forward(&self, x: Tensor<2>) -> Result<Tensor<2>> {
         let device = x.device();
-        let logits = self.gate.forward(x.clone()).try_into_data(); // [t, n_experts]
-        let logits: Vec<f32> =
-            logits.ok().and_then(|data| data.try_into_vec().ok()).ok_or_else(|| Error::Device {
-                device: format!("{device:?}"),
-                reason: "the router's logits could not be read".to_owned(),
+        let routes = kernels::route(self.gate.forward(x.clone()), self.n_experts_per_tok); // [t, n_experts]
+        if x.dims()[0] == 1 && device::stored(&device) != DType::U8 {
+            return Ok(self.one_token(x, &routes));
+        }
+        let routes: Vec<f32> =
+            routes.try_into_data().ok().and_then(|data| data.try_into_vec().ok()).ok_or_else(|| {
+                Error::Device {
+                    device: format!("{device:?}"),
+                    reason: "the router's choice could not be read".to_owned(),
+                }
             })?;
-        let routes = route(&logits, self.experts.len(), self.n_experts_per_tok);
         let mut out = x.zeros_like();
-        for (expert, chosen) in self.experts.iter().zip(routes).filter(|(_, chosen)| !chosen.is_empty()) {
-            let (tokens, weights) = columns(&chosen, &device); // [n], [n, 1]
-            let y = expert.forward(x.clone().select(0, tokens.clone())) * weights; // [n, dim]
-            out = out.select_assign(0, tokens, y, IndexingUpdateOp::Add);
+        for (e, expert) in self.experts.iter().enumerate() {
+            let weights = routes.iter().skip(e).step_by(self.experts.len()).copied();
+            let chosen: Vec<(usize, f32)> =
+                weights.enumerate().filter(|&(_, weight)| weight != 0.0).collect();
+            if !chosen.is_empty() {
+                let (tokens, weights) = columns(&chosen, &device); // [n], [n, 1]
+                let y = expert.forward(x.clone().select(0, tokens.clone())) * weights; // [n, dim]
+                out = out.select_assign(0, tokens, y, IndexingUpdateOp::Add);
+            }
         }
         Ok(out)
     }
-}
 
-/// For each expert, the tokens that chose it and how much each weighs it.
-fn route(logits: &[f32], n_experts: usize, k: usize) -> Vec<Vec<(usize, f32)>> {
-    let mut routes = vec![Vec::new(); n_experts];
-    for (token, logits) in logits.chunks_exact(n_experts).enumerate() {
-        let mut order: Vec<usize> = (0..n_experts).collect();
-        order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]));
-        order.truncate(k);
-        let largest = logits[order[0]];
-        let total: f32 = order.iter().map(|&e| (logits[e] - largest).exp()).sum();
-        for expert in order {
-            routes[expert].push((token, (logits[expert] - largest).exp() / total));
-        }
+    /// `x: [1, dim]` → `[1, dim]`: every expert is called, and those that were not chosen do nothing.
+    fn one_token(&self, x: Tensor<2>, routes: &Tensor<2>) -> Tensor<2> {
+        let experts = self.experts.iter().enumerate();
+        experts.fold(x.zeros_like(), |sum, (e, expert)| {
+            let gate = expert.w1.forward_if(x.clone(), routes, e);
+            let up = expert.w3.forward_if(x.clone(), routes, e);
+            expert.w2.forward_add(sum, kernels::swiglu(gate, up), routes, e)
+        })
     }
-    routes
 }
 
 fn columns(chosen: &[(usize, f32)], device: &Device) -> (Tensor<1, Int>, Tensor<2>) {
@@ -130,12 +136,17 @@ mod tests {
 
     #[test]
     fn a_token_goes_to_its_best_experts_with_softmax_weights() {
-        let routes = route(&[0.0, 2.0, 1.0, -1.0, 5.0, 5.0, 4.0, 5.0], 4, 2);
-        let share = 1.0 / (1.0 + (-1f32).exp());
-        assert_eq!(routes[1], vec![(0, share), (1, 0.5)]);
-        assert_eq!(routes[2], vec![(0, (-1f32).exp() / (1.0 + (-1f32).exp()))]);
-        // Equal logits: the lower index wins, as in torch.topk.
-        assert_eq!(routes[0], vec![(1, 0.5)]);
-        assert!(routes[3].is_empty());
+        let logits = [0.0, 2.0, 1.0, -1.0, 5.0, 5.0, 4.0, 5.0f32];
+        for name in device::names() {
+            let device = device::open(name, 0).unwrap().device;
+            let logits = Tensor::from_data(TensorData::new(logits.to_vec(), [2, 4]), &device);
+            let routes: Vec<f32> = kernels::route(logits, 2).try_into_data().unwrap().try_into_vec().unwrap();
+            let share = 1.0 / (1.0 + (-1f32).exp());
+            // Equal logits: the lower index wins, as in torch.topk.
+            let want = [0.0, share, 1.0 - share, 0.0, 0.5, 0.5, 0.0, 0.0];
+            for (got, want) in routes.iter().zip(want) {
+                assert!((got - want).abs() < 1e-6, "{name}: {routes:?}");
+            }
+        }
     }
 }

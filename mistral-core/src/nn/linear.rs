@@ -7,23 +7,88 @@ use crate::kernels::{self, LinearSpec};
 /// `y = x · Wᵀ`, `W: [rows, cols]`.
 #[derive(Clone, Debug)]
 pub struct Linear {
+    /// The rows of `W` in their order: all of them, or as many as a device takes in one tensor.
+    pub(crate) parts: Vec<Part>,
+}
+
+/// Some rows of a matrix.
+#[derive(Clone, Debug)]
+pub(crate) struct Part {
     weight: Tensor<1, Int>,
     pub(crate) spec: LinearSpec,
 }
 
 impl Linear {
-    /// A layer whose weight's bytes are laid out as `spec` says.
-    pub fn new(weight: Tensor<1, Int>, spec: LinearSpec) -> Self {
-        Self { weight, spec }
+    /// A layer whose weight's bytes are laid out as `spec` says, in one or more parts.
+    pub fn new(parts: impl IntoIterator<Item = (Tensor<1, Int>, LinearSpec)>) -> Self {
+        Self { parts: parts.into_iter().map(|(weight, spec)| Part { weight, spec }).collect() }
     }
 
     /// Bytes of the weight.
     pub fn bytes(&self) -> u64 {
-        self.weight.dims()[0] as u64
+        let bytes = |part: &Part| part.weight.dims()[0] * part.weight.dtype().size();
+        self.parts.iter().map(|part| bytes(part) as u64).sum()
+    }
+
+    /// `x: [1, cols]` → `[1, rows]`, or zeros if `expert` weighs nothing in `routes: [1, n_experts]`.
+    pub fn forward_if(&self, x: Tensor<2>, routes: &Tensor<2>, expert: usize) -> Tensor<2> {
+        let product = |part: &Part| {
+            kernels::linear_if(x.clone(), part.weight.clone(), routes.clone(), &part.spec, expert)
+        };
+        match &self.parts[..] {
+            [part] => product(part),
+            parts => Tensor::cat(parts.iter().map(product).collect(), 1),
+        }
+    }
+
+    /// `sum: [1, rows]` and what `expert` makes of `x: [1, cols]`, times what it weighs in `routes: [1, n_experts]`.
+    pub fn forward_add(&self, sum: Tensor<2>, x: Tensor<2>, routes: &Tensor<2>, expert: usize) -> Tensor<2> {
+        let add = |sum, part: &Part| {
+            kernels::linear_add(sum, x.clone(), part.weight.clone(), routes.clone(), &part.spec, expert)
+        };
+        match &self.parts[..] {
+            [part] => add(sum, part),
+            parts => {
+                let firsts = parts.iter().scan(0, |next, part| {
+                    let first = *next;
+                    *next += part.spec.rows;
+                    Some(first)
+                });
+                let sums = parts
+                    .iter()
+                    .zip(firsts)
+                    .map(|(part, first)| add(sum.clone().narrow(1, first, part.spec.rows), part));
+                Tensor::cat(sums.collect(), 1)
+            }
+        }
     }
 
     /// `x: [t, cols]` → `[t, rows]`.
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        kernels::linear(x, self.weight.clone(), &self.spec)
+        match &self.parts[..] {
+            [part] => kernels::linear(x, &part.weight, &part.spec),
+            parts => {
+                let product = |part: &Part| kernels::linear(x.clone(), &part.weight, &part.spec);
+                Tensor::cat(parts.iter().map(product).collect(), 1)
+            }
+        }
+    }
+
+    /// What two layers make of the same `x: [t, cols]`: `[t, rows]` of each.
+    pub fn pair([a, b]: [&Self; 2], x: Tensor<2>) -> [Tensor<2>; 2] {
+        match (&a.parts[..], &b.parts[..]) {
+            ([a], [b]) => kernels::linear_pair(x, [&a.weight, &b.weight], [&a.spec, &b.spec]),
+            _ => [a.forward(x.clone()), b.forward(x)],
+        }
+    }
+
+    /// What three layers make of the same `x: [t, cols]`: `[t, rows]` of each.
+    pub fn triple([a, b, c]: [&Self; 3], x: Tensor<2>) -> [Tensor<2>; 3] {
+        match (&a.parts[..], &b.parts[..], &c.parts[..]) {
+            ([a], [b], [c]) => {
+                kernels::linear_triple(x, [&a.weight, &b.weight, &c.weight], [&a.spec, &b.spec, &c.spec])
+            }
+            _ => [a.forward(x.clone()), b.forward(x.clone()), c.forward(x)],
+        }
     }
 }

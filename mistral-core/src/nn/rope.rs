@@ -16,7 +16,6 @@ pub struct Rope {
     magnitude: f32,
     query_scaling: Option<QueryScaling>,
     style: RopeStyle,
-    device: Device,
 }
 
 /// The angles of the tokens of one forward pass.
@@ -31,7 +30,7 @@ pub struct Rotation {
 
 impl Rope {
     /// The rotation that `config` describes.
-    pub fn new(config: &ModelConfig, device: Device) -> Self {
+    pub fn new(config: &ModelConfig) -> Self {
         let magnitude = match config.rope.scaling {
             RopeScaling::Yarn { attention_factor, .. } => attention_factor,
             _ => 1.0,
@@ -41,23 +40,28 @@ impl Rope {
             magnitude,
             query_scaling: config.query_scaling,
             style: config.rope.style,
-            device,
         }
     }
 
-    /// The angles of positions `start..start + t`.
-    pub fn rotation(&self, start: usize, t: usize) -> Rotation {
-        let keys = self.angles(start, t, |_| self.magnitude);
+    /// The angles of positions `start..start + t`, for layers on `device`.
+    pub fn rotation(&self, start: usize, t: usize, device: &Device) -> Rotation {
+        let keys = self.angles(start, t, device, |_| self.magnitude);
         let queries = match self.query_scaling {
             None => keys.clone(),
             Some(scaling) => {
-                self.angles(start, t, |position| self.magnitude * query_scale(scaling, position))
+                self.angles(start, t, device, |position| self.magnitude * query_scale(scaling, position))
             }
         };
         Rotation { style: self.style, keys, queries }
     }
 
-    fn angles(&self, start: usize, t: usize, scale: impl Fn(usize) -> f32) -> (Tensor<2>, Tensor<2>) {
+    fn angles(
+        &self,
+        start: usize,
+        t: usize,
+        device: &Device,
+        scale: impl Fn(usize) -> f32,
+    ) -> (Tensor<2>, Tensor<2>) {
         let half = self.frequencies.len();
         let (mut cos, mut sin) = (Vec::with_capacity(t * half), Vec::with_capacity(t * half));
         for position in start..start + t {
@@ -68,7 +72,7 @@ impl Rope {
                 sin.push(s * scale);
             }
         }
-        let tensor = |v| Tensor::from_data(TensorData::new(v, [t, half]), &self.device);
+        let tensor = |v| Tensor::from_data(TensorData::new(v, [t, half]), device);
         (tensor(cos), tensor(sin))
     }
 }

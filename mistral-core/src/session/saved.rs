@@ -228,6 +228,7 @@ pub(super) fn new_mac(key: Option<&[u8]>) -> Result<Hmac<Sha256>> {
 /// What keys and values depend on beside the files. The shape is written as this version of the library describes it.
 fn settings(model: &Model) -> Result<[u8; 32]> {
     let (config, options) = (&model.weights()?.config, model.options());
-    let all = format!("{config:?} {} {:?} {:?}", options.device, options.quantize, options.activation);
+    let device = &model.device().name;
+    let all = format!("{config:?} {device} {:?} {:?}", options.quantize, options.activation);
     Ok(Sha256::digest(all).into())
 }

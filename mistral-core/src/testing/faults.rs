@@ -25,7 +25,7 @@ pub fn inject(model: &mut Arc<Model>, fault: Fault) {
     let vocab_size = model.vocab_size();
     let model = Arc::get_mut(model).expect("the model is shared");
     let transformer = model.transformer_mut().expect("the model has weights");
-    let output = &mut transformer.output.spec;
+    let output = &mut transformer.output.parts[0].spec;
     match fault {
         // The weight is not as long as its shape says.
         Fault::Kernel => output.cols += 1,

@@ -1,6 +1,8 @@
 //! The scales of FP8 weights: `W = e4m3 * scale`. `weight_scale_inv` is a multiplier too, in spite of its name.
 
 use super::catalog::{Catalog, RawTensor};
+use std::ops::Range;
+
 use crate::error::{Error, Result};
 
 /// What the elements of an FP8 matrix `[n, k]` are multiplied by.
@@ -28,6 +30,37 @@ impl Fp8Scale {
             Self::Scalar(scale) => *scale,
             Self::PerRow(scales) => scales[row],
             Self::Block { rows, cols, values } => values[row / rows * n_cols.div_ceil(*cols) + col / cols],
+        }
+    }
+
+    /// The scales of some rows of a matrix with `n_cols` columns; a block begins with the first of them.
+    pub fn of_rows(&self, range: Range<usize>, n_cols: usize) -> Self {
+        match self {
+            Self::Scalar(scale) => Self::Scalar(*scale),
+            Self::PerRow(values) => Self::PerRow(values[range].to_vec()),
+            Self::Block { rows, cols, values } => {
+                let per_row = n_cols.div_ceil(*cols);
+                let values =
+                    values[range.start / rows * per_row..range.end.div_ceil(*rows) * per_row].to_vec();
+                Self::Block { rows: *rows, cols: *cols, values }
+            }
+        }
+    }
+
+    /// All of them, row by row of their blocks.
+    pub fn values(&self) -> &[f32] {
+        match self {
+            Self::Scalar(scale) => std::slice::from_ref(scale),
+            Self::PerRow(values) | Self::Block { values, .. } => values,
+        }
+    }
+
+    /// Rows and columns that share one, in a matrix `[n, k]`.
+    pub fn block(&self, n: usize, k: usize) -> (usize, usize) {
+        match self {
+            Self::Scalar(_) => (n.max(1), k.max(1)),
+            Self::PerRow(_) => (1, k.max(1)),
+            Self::Block { rows, cols, .. } => (*rows, *cols),
         }
     }
 }

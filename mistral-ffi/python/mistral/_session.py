@@ -115,7 +115,8 @@ class Session(Chats):
 
         Options: ``max_tokens``, ``temperature`` (0, the default, takes the most probable token), ``top_k``, ``top_p``, ``min_p``,
         ``repetition_penalty``, ``presence_penalty``, ``frequency_penalty``, ``penalty_window``, ``logit_bias``, ``seed``,
-        ``stop``, ``stop_tokens``, ``ignore_eos``, ``logprobs``, ``show_special``, and at most one of ``json_object=True``,
+        ``stop``, ``stop_tokens``, ``ignore_eos``, ``prompt_lookup`` (0 to 32: guess so many tokens at a time from the text so far; the answer is the
+        same, sooner where it repeats what stands before it), ``logprobs``, ``show_special``, and at most one of ``json_object=True``,
         ``json_schema`` (a dict), ``regex`` and ``grammar`` (in Lark's syntax), which the answer then obeys. Until the generation
         has ended or is closed, other calls on the session raise :class:`mistral.BusyError`.
         """

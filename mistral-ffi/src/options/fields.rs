@@ -72,6 +72,19 @@ impl Fields {
         }
     }
 
+    /// A number of layers, `"all"` (more than there are) or `"auto"` (none).
+    pub(super) fn layers(&mut self, key: &'static str) -> Outcome<Option<usize>> {
+        match self.take(key) {
+            None => Ok(None),
+            Some(Value::String(text)) if text == "auto" => Ok(None),
+            Some(Value::String(text)) if text == "all" => Ok(Some(usize::MAX)),
+            Some(value) => match integer(&value) {
+                Some(count) => Ok(Some(count)),
+                None => Err(Failure::argument(key, kind(&value), "\"auto\", \"all\" or a number of layers")),
+            },
+        }
+    }
+
     pub(super) fn number(&mut self, key: &'static str) -> Outcome<Option<f32>> {
         let Some(value) = self.take(key) else { return Ok(None) };
         float(&value).map(Some).ok_or_else(|| Failure::argument(key, kind(&value), "a number"))

@@ -54,6 +54,10 @@ pub fn compile(folder: &Path, source: &Path, standard: &str) -> PathBuf {
 
 /// Runs a command that must succeed.
 pub fn run(command: &mut Command) -> Output {
+    // A layer of Mesa looks for a Wayland server where adapters are listed, and says so on stderr where this is not set.
+    if std::env::var_os("XDG_RUNTIME_DIR").is_none() {
+        command.env("XDG_RUNTIME_DIR", env!("CARGO_TARGET_TMPDIR"));
+    }
     let output = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     assert!(

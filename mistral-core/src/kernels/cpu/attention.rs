@@ -4,7 +4,10 @@
 //! online (Milakov & Gimelshein 2018, arXiv:1805.02867), and splits are merged in order (FlashDecoding). So an output depends on its query and
 //! the visible keys alone: not on the batch, nor on the number of threads.
 
-use super::dense::{Load, LoadF16, LoadF32, dot};
+use std::cell::RefCell;
+use std::ops::Range;
+
+use super::dense::{Load, LoadF16, LoadF32};
 use super::pool;
 use super::simd::{F32x8, simd_dispatch};
 use crate::kernels::{AttentionSpec, CacheSpec, CacheType};
@@ -13,8 +16,10 @@ use crate::kernels::{AttentionSpec, CacheSpec, CacheType};
 const BLOCK: usize = 64;
 /// Keys of one partial softmax.
 const SPLIT: usize = 256;
-/// Query rows (tokens × heads that share keys) of one task.
+/// Query rows (tokens × heads that share keys) of one task: a block of keys is decoded once for them.
 const TASK_ROWS: usize = 32;
+/// Lanes of a vector. Rows are filled up with zeros to whole vectors before they are multiplied.
+const LANES: usize = 8;
 
 /// Writes `rows: [t, n_kv_heads * head_dim]` at positions `start..start + t` of a ring laid out `[n_kv_heads, capacity, head_dim]`.
 pub fn cache_write(cache: &mut [u8], rows: &[f32], spec: &CacheSpec, start: usize) {
@@ -64,48 +69,96 @@ struct Call<'a> {
     tokens: usize,
 }
 
-/// A partial softmax of one query row: its largest score, the sum of its weights, its weighted sum of values.
+impl Call<'_> {
+    /// Query heads that share a key head.
+    fn group(self) -> usize {
+        self.spec.n_heads / self.spec.cache.n_kv_heads
+    }
+
+    /// Elements from one row to the next, where rows are whole vectors.
+    fn stride(self) -> usize {
+        self.spec.cache.head_dim.next_multiple_of(LANES)
+    }
+
+    /// Where `rows` read the block of keys and values from that begins at position `block`, as far as the key `end` of it.
+    fn source(self, rows: &Rows, block: usize, end: usize) -> Source {
+        let CacheSpec { capacity, head_dim, cache_type, .. } = self.spec.cache;
+        let slot = block % capacity;
+        if rows.tokens.len() == 1 && head_dim == self.stride() && slot + end <= capacity {
+            Source::Cache((rows.kv_head * capacity + slot) * head_dim * cache_type.bytes())
+        } else {
+            Source::Decoded
+        }
+    }
+
+    /// The bytes of the cached rows at `positions`, as far as they lie side by side in the ring.
+    fn run<'a>(self, cache: &'a [u8], kv_head: usize, positions: &Range<usize>) -> &'a [u8] {
+        let CacheSpec { capacity, head_dim, cache_type, .. } = self.spec.cache;
+        let (slot, width) = (positions.start % capacity, head_dim * cache_type.bytes());
+        let count = positions.len().min(capacity - slot);
+        &cache[(kv_head * capacity + slot) * width..][..count * width]
+    }
+
+    /// Elements of the partial softmaxes of `rows` query rows.
+    fn part_len(self, rows: usize) -> usize {
+        rows * (2 + self.stride())
+    }
+}
+
+/// Some tokens and the heads that share a key head: what one task computes.
+#[derive(Clone)]
+struct Rows {
+    kv_head: usize,
+    tokens: Range<usize>,
+}
+
+/// The partial softmax of each of `n` query rows over one split: largest scores `[n]`, sums of the weights `[n]`, weighted sums of the values `[n, stride]`.
 struct Partial<'a> {
     largest: &'a mut [f32],
     total: &'a mut [f32],
     sum: &'a mut [f32],
 }
 
+impl<'a> Partial<'a> {
+    fn new(part: &'a mut [f32], n: usize) -> Self {
+        let (largest, rest) = part.split_at_mut(n);
+        let (total, sum) = rest.split_at_mut(n);
+        largest.fill(f32::NEG_INFINITY);
+        total.fill(0.0);
+        sum.fill(0.0);
+        Self { largest, total, sum }
+    }
+}
+
 /// `q: [t, n_heads * head_dim]` at positions `spec.start..`, against the cache; returns `[t, n_heads * head_dim]`.
 pub fn attention(q: &[f32], k: &[u8], v: &[u8], spec: &AttentionSpec) -> Vec<f32> {
-    let (heads, dim) = (spec.n_heads, spec.cache.head_dim);
-    let tokens = q.len() / (heads * dim);
+    let tokens = q.len() / (spec.n_heads * spec.cache.head_dim);
+    let size =
+        spec.cache.n_kv_heads * spec.cache.capacity * spec.cache.head_dim * spec.cache.cache_type.bytes();
+    assert!(q.len() == tokens * spec.n_heads * spec.cache.head_dim && k.len() == size && v.len() == size);
     let call = Call { q, k, v, spec, tokens };
     if tokens == 1 { decode(call) } else { prefill(call) }
 }
 
 /// One token: a task for each key head and split, then the splits are merged.
 fn decode(call: Call<'_>) -> Vec<f32> {
-    let (spec, dim) = (call.spec, call.spec.cache.head_dim);
-    let group = spec.n_heads / spec.cache.n_kv_heads;
+    let (spec, dim, group) = (call.spec, call.spec.cache.head_dim, call.group());
     let first_split = spec.first_visible(spec.start) / SPLIT;
     let splits = spec.start / SPLIT + 1 - first_split;
-    // [n_kv_heads, splits, group, 2 + head_dim]
-    let part = group * (2 + dim);
-    let mut partials = vec![0.0; spec.cache.n_kv_heads * splits * part];
+    let part = call.part_len(group);
+    let mut partials = vec![0.0; spec.cache.n_kv_heads * splits * part]; // [n_kv_heads, splits, part]
     let chunks = Disjoint { data: partials.as_mut_ptr(), len: part };
     pool::run(spec.cache.n_kv_heads * splits, &|task| {
         let (kv_head, split) = (task / splits, first_split + task % splits);
         // SAFETY: each task has its own chunk.
-        let chunk = unsafe { chunks.get(task) };
-        let (largest, rest) = chunk.split_at_mut(group);
-        let (total, sum) = rest.split_at_mut(group);
-        split_scores(call, kv_head, 0..1, split, Partial { largest, total, sum });
+        let part = unsafe { chunks.get(task) };
+        attend(call, Rows { kv_head, tokens: 0..1 }, split..split + 1, part);
     });
     let mut out = vec![0.0; spec.n_heads * dim];
-    for (head, out) in out.chunks_exact_mut(dim).enumerate() {
-        let (kv_head, r) = (head / group, head % group);
-        let chunk = |s: usize| &partials[(kv_head * splits + s) * part..][..part];
-        let parts = (0..splits).map(|s| {
-            let chunk = chunk(s);
-            (chunk[r], chunk[group + r], &chunk[2 * group + r * dim..][..dim])
-        });
-        merge(parts, out);
+    for (heads, parts) in out.chunks_exact_mut(group * dim).zip(partials.chunks_exact(splits * part)) {
+        for (r, out) in heads.chunks_exact_mut(dim).enumerate() {
+            merge(parts, r, group, out);
+        }
     }
     out
 }
@@ -113,11 +166,11 @@ fn decode(call: Call<'_>) -> Vec<f32> {
 /// Many tokens: a task for each key head and a few query rows, which walks the splits itself.
 fn prefill(call: Call<'_>) -> Vec<f32> {
     let (spec, dim) = (call.spec, call.spec.cache.head_dim);
-    let (heads, group) = (spec.n_heads, spec.n_heads / spec.cache.n_kv_heads);
+    let (heads, group) = (spec.n_heads, call.group());
     let step = (TASK_ROWS / group).max(1);
     let blocks = call.tokens.div_ceil(step);
     let mut out = vec![0.0; call.tokens * heads * dim];
-    let rows = Disjoint { data: out.as_mut_ptr(), len: dim };
+    let outs = Disjoint { data: out.as_mut_ptr(), len: dim };
     pool::run(spec.cache.n_kv_heads * blocks, &|task| {
         // The last tokens see the most keys: they go first.
         let (kv_head, block) = (task % spec.cache.n_kv_heads, blocks - 1 - task / spec.cache.n_kv_heads);
@@ -125,18 +178,12 @@ fn prefill(call: Call<'_>) -> Vec<f32> {
         let n = tokens.len() * group;
         let first = spec.first_visible(spec.start + tokens.start) / SPLIT;
         let last = (spec.start + tokens.end - 1) / SPLIT;
-        let mut parts = vec![0.0; (last + 1 - first) * n * (2 + dim)];
-        for (split, chunk) in (first..=last).zip(parts.chunks_exact_mut(n * (2 + dim))) {
-            let (largest, rest) = chunk.split_at_mut(n);
-            let (total, sum) = rest.split_at_mut(n);
-            split_scores(call, kv_head, tokens.clone(), split, Partial { largest, total, sum });
-        }
+        let mut parts = vec![0.0; (last + 1 - first) * call.part_len(n)];
+        attend(call, Rows { kv_head, tokens: tokens.clone() }, first..last + 1, &mut parts);
         for r in 0..n {
             let (token, head) = (tokens.start + r / group, kv_head * group + r % group);
             // SAFETY: no other task has this token and head.
-            let out = unsafe { rows.get(token * heads + head) };
-            let parts = parts.chunks_exact(n * (2 + dim));
-            merge(parts.map(|c| (c[r], c[n + r], &c[2 * n + r * dim..][..dim])), out);
+            merge(&parts, r, n, unsafe { outs.get(token * heads + head) });
         }
     });
     out
@@ -164,176 +211,258 @@ impl Disjoint {
     }
 }
 
-/// Merges partial softmaxes `(largest, total, sum)` in order, and divides.
-fn merge<'a>(parts: impl Iterator<Item = (f32, f32, &'a [f32])> + Clone, out: &mut [f32]) {
-    let largest = parts.clone().map(|p| p.0).fold(f32::NEG_INFINITY, f32::max);
+/// Merges the partial softmaxes of row `r` of `n` over all splits, in their order, and divides.
+fn merge(parts: &[f32], r: usize, n: usize, out: &mut [f32]) {
+    let stride = out.len().next_multiple_of(LANES);
+    let parts = parts.chunks_exact(n * (2 + stride));
+    let largest = parts.clone().map(|part| part[r]).fold(f32::NEG_INFINITY, f32::max);
     let mut total = 0.0;
     out.fill(0.0);
-    for (m, t, sum) in parts {
-        // A split in which this query sees no key has m = -inf.
-        let scale = if m == f32::NEG_INFINITY { 0.0 } else { (m - largest).exp() };
-        total += t * scale;
-        out.iter_mut().zip(sum).for_each(|(o, s)| *o += s * scale);
+    for part in parts {
+        // A split in which this query sees no key has -inf for its largest score.
+        let scale = if part[r] == f32::NEG_INFINITY { 0.0 } else { (part[r] - largest).exp() };
+        total += part[n + r] * scale;
+        out.iter_mut().zip(&part[2 * n + r * stride..]).for_each(|(o, s)| *o += s * scale);
     }
     out.iter_mut().for_each(|o| *o /= total);
 }
 
-fn split_scores(
-    call: Call<'_>,
-    kv_head: usize,
-    tokens: std::ops::Range<usize>,
-    split: usize,
-    part: Partial<'_>,
-) {
-    match call.spec.cache.cache_type {
-        CacheType::F16 => split_f16(call, kv_head, tokens, split, part),
-        CacheType::F32 => split_f32(call, kv_head, tokens, split, part),
-    }
+/// What a thread works on, kept from task to task.
+#[derive(Default)]
+struct Scratch {
+    /// The queries, times the scale: `[rows, stride]`.
+    queries: Vec<f32>,
+    /// A block of keys, then of values: `[BLOCK, stride]`.
+    block: Vec<f32>,
+    /// `[rows, BLOCK]`
+    scores: Vec<f32>,
 }
 
-simd_dispatch!(fn split_f16(call: Call<'_>, kv_head: usize, tokens: std::ops::Range<usize>, split: usize, part: Partial<'_>) = split_body::<LoadF16>);
-simd_dispatch!(fn split_f32(call: Call<'_>, kv_head: usize, tokens: std::ops::Range<usize>, split: usize, part: Partial<'_>) = split_body::<LoadF32>);
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
 
-/// Scores of up to this many query rows are held at a time.
-const TILE_ROWS: usize = 32;
+/// The partial softmaxes of `rows` over each of `splits`, into `parts`.
+fn attend(call: Call<'_>, rows: Rows, splits: Range<usize>, parts: &mut [f32]) {
+    SCRATCH.with_borrow_mut(|scratch| match call.spec.cache.cache_type {
+        CacheType::F16 => attend_f16(call, rows, splits, parts, scratch),
+        CacheType::F32 => attend_f32(call, rows, splits, parts, scratch),
+    });
+}
 
-/// The partial softmax of `tokens` (times the heads that share `kv_head`) over the keys of one split.
+simd_dispatch!(fn attend_f16(call: Call<'_>, rows: Rows, splits: Range<usize>, parts: &mut [f32], scratch: &mut Scratch) = attend_body::<LoadF16>);
+simd_dispatch!(fn attend_f32(call: Call<'_>, rows: Rows, splits: Range<usize>, parts: &mut [f32], scratch: &mut Scratch) = attend_body::<LoadF32>);
+
 #[inline(always)]
-fn split_body<V: F32x8, L: Load>(
+fn attend_body<V: F32x8, L: Load>(
     call: Call<'_>,
-    kv_head: usize,
-    tokens: std::ops::Range<usize>,
-    split: usize,
-    part: Partial<'_>,
+    rows: Rows,
+    splits: Range<usize>,
+    parts: &mut [f32],
+    scratch: &mut Scratch,
 ) {
-    let spec = call.spec;
-    let (dim, capacity) = (spec.cache.head_dim, spec.cache.capacity);
-    let group = spec.n_heads / spec.cache.n_kv_heads;
-    let head_bytes = kv_head * capacity * dim * L::SIZE..(kv_head + 1) * capacity * dim * L::SIZE;
-    let (keys, values) = (&call.k[head_bytes.clone()], &call.v[head_bytes]);
-    part.largest.fill(f32::NEG_INFINITY);
-    part.total.fill(0.0);
-    part.sum.fill(0.0);
-    let (first, last) = (spec.start + tokens.start, spec.start + tokens.end - 1);
-    let from = spec.first_visible(first).max(split * SPLIT);
-    let to = (last + 1).min((split + 1) * SPLIT);
-    let mut scores = [[0.0f32; BLOCK]; TILE_ROWS];
-    let mut block = from / BLOCK * BLOCK;
-    while block < to {
-        let span = block.max(from)..(block + BLOCK).min(to);
-        for tile in (0..tokens.len() * group).step_by(TILE_ROWS) {
-            let rows = TILE_ROWS.min(tokens.len() * group - tile);
-            let scores = &mut scores[..rows];
-            let query = |r: usize| {
-                let (token, head) = (tokens.start + (tile + r) / group, kv_head * group + (tile + r) % group);
-                &call.q[(token * spec.n_heads + head) * dim..][..dim]
-            };
-            for run in runs(span.clone(), capacity) {
-                let at = run.position - block..run.position - block + run.len;
-                score_run::<V, L>(query, &keys[run.slot * dim * L::SIZE..], scores, at, spec.scale);
+    let (spec, group, stride) = (call.spec, call.group(), call.stride());
+    let n = rows.tokens.len() * group;
+    scratch.queries.resize(n.next_multiple_of(QUERIES) * stride, 0.0);
+    scratch.scores.resize(n.next_multiple_of(QUERIES) * BLOCK, 0.0);
+    scratch.block.resize(BLOCK * stride, 0.0);
+    load_queries(call, &rows, &mut scratch.queries);
+    let (first, last) = (spec.start + rows.tokens.start, spec.start + rows.tokens.end - 1);
+    for (split, part) in splits.zip(parts.chunks_exact_mut(call.part_len(n))) {
+        let part = Partial::new(part, n);
+        let from = spec.first_visible(first).max(split * SPLIT);
+        let to = (last + 1).min((split + 1) * SPLIT);
+        for block in (from / BLOCK * BLOCK..to).step_by(BLOCK) {
+            let span = block.max(from)..(block + BLOCK).min(to);
+            // Whole vectors of keys: scores of those around `span` are masked.
+            let keys = (span.start - block) / LANES * LANES..(span.end - block).next_multiple_of(LANES);
+            let source = call.source(&rows, block, keys.end);
+            let [values_ahead, keys_ahead] = source.ahead(call, &rows, &span, to);
+            match source {
+                Source::Cache(at) => {
+                    score::<V, L>(
+                        (&scratch.queries, &call.k[at..]),
+                        stride,
+                        keys,
+                        &mut scratch.scores,
+                        values_ahead,
+                    );
+                }
+                Source::Decoded => {
+                    decode_block::<V, L>(call, call.k, rows.kv_head, &span, &mut scratch.block);
+                    let decoded = as_bytes(&scratch.block);
+                    score::<V, LoadF32>(
+                        (&scratch.queries, decoded),
+                        stride,
+                        keys,
+                        &mut scratch.scores,
+                        values_ahead,
+                    );
+                }
             }
-            for (r, scores) in scores.iter_mut().enumerate() {
-                let row = tile + r;
-                let position = first + row / group;
+            for r in 0..n {
+                let scores = &mut scratch.scores.as_chunks_mut().0[r];
+                let position = first + r / group;
                 let visible = spec.first_visible(position).max(span.start)..(position + 1).min(span.end);
-                let sum = &mut part.sum[row * dim..(row + 1) * dim];
-                weigh::<V>(scores, visible, block, &mut part.largest[row], &mut part.total[row], sum);
+                let visible = visible.start - block..visible.end.max(visible.start) - block;
+                let sum = &mut part.sum[r * stride..(r + 1) * stride];
+                weigh::<V>(scores, visible, &mut part.largest[r], &mut part.total[r], sum);
             }
-            let sums = &mut part.sum[tile * dim..(tile + rows) * dim];
-            for run in runs(span.clone(), capacity) {
-                let at = run.position - block..run.position - block + run.len;
-                add_values::<V, L>(scores, at, &values[run.slot * dim * L::SIZE..], sums, dim);
+            let (values, weights) = (span.start - block..span.end - block, &scratch.scores[..n * BLOCK]);
+            match source {
+                Source::Cache(at) => {
+                    add_values::<V, L>((weights, &call.v[at..]), values, part.sum, stride, keys_ahead);
+                }
+                Source::Decoded => {
+                    decode_block::<V, L>(call, call.v, rows.kv_head, &span, &mut scratch.block);
+                    let decoded = as_bytes(&scratch.block);
+                    add_values::<V, LoadF32>((weights, decoded), values, part.sum, stride, keys_ahead);
+                }
             }
         }
-        block += BLOCK;
     }
 }
 
-/// Positions that lie next to each other in the ring.
-struct Run {
-    position: usize,
-    slot: usize,
-    len: usize,
+/// Where a block of keys or values is read from.
+#[derive(Clone, Copy)]
+enum Source {
+    /// From the cache, where it starts at this byte: best for a few queries.
+    Cache(usize),
+    /// From where it was decoded to: best for many queries, and for rows that are no whole vectors or begin anew in the ring.
+    Decoded,
 }
 
-/// The at most two runs of `positions` in a ring of `capacity` slots.
-#[inline(always)]
-fn runs(positions: std::ops::Range<usize>, capacity: usize) -> impl Iterator<Item = Run> {
-    let slot = positions.start % capacity;
-    let len = positions.len().min(capacity - slot);
-    let rest = positions.len() - len;
-    [
-        Run { position: positions.start, slot, len },
-        Run { position: positions.start + len, slot: 0, len: rest },
-    ]
-    .into_iter()
-    .filter(|run| run.len > 0)
+impl Source {
+    /// The values of a block, and the keys of the next: while one token is computed with what is there, they come; no cache holds them.
+    fn ahead<'a>(self, call: Call<'a>, rows: &Rows, span: &Range<usize>, to: usize) -> [&'a [u8]; 2] {
+        match rows.tokens.len() {
+            1 => {
+                let next = span.end..(span.end + BLOCK).min(to);
+                [call.run(call.v, rows.kv_head, span), call.run(call.k, rows.kv_head, &next)]
+            }
+            _ => [&[]; 2],
+        }
+    }
 }
 
-/// `scores[r][at.start + j] = scale · query(r) · keys[j]`, four queries at a time, so that a key is decoded once for them.
+/// The bytes of f32 numbers.
+fn as_bytes(values: &[f32]) -> &[u8] {
+    // SAFETY: every f32 is four bytes, and the borrow goes on.
+    unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) }
+}
+
+/// Asks for bytes that will be read soon.
 #[inline(always)]
-fn score_run<'q, V: F32x8, L: Load>(
-    query: impl Fn(usize) -> &'q [f32] + Copy,
-    keys: &[u8],
-    scores: &mut [[f32; BLOCK]],
-    at: std::ops::Range<usize>,
-    scale: f32,
+fn prefetch<V: F32x8>(bytes: &[u8]) {
+    for line in bytes.chunks(64) {
+        // SAFETY: the arm was detected.
+        unsafe { V::prefetch(line.as_ptr()) };
+    }
+}
+
+/// The queries of `rows`, times the scale, filled up with zeros.
+#[inline(always)]
+fn load_queries(call: Call<'_>, rows: &Rows, to: &mut [f32]) {
+    let (dim, group) = (call.spec.cache.head_dim, call.group());
+    for (r, to) in to.chunks_exact_mut(call.stride()).take(rows.tokens.len() * group).enumerate() {
+        let (token, head) = (rows.tokens.start + r / group, rows.kv_head * group + r % group);
+        let from = &call.q[(token * call.spec.n_heads + head) * dim..][..dim];
+        to.iter_mut().zip(from).for_each(|(to, from)| *to = from * call.spec.scale);
+        to[dim..].fill(0.0);
+    }
+    // The rows that fill the last tile up.
+    to[rows.tokens.len() * group * call.stride()..].fill(0.0);
+}
+
+/// Decodes the cached rows at the positions of `span` into their places in a block, filled up with zeros.
+#[inline(always)]
+fn decode_block<V: F32x8, L: Load>(
+    call: Call<'_>,
+    cache: &[u8],
+    kv_head: usize,
+    span: &Range<usize>,
+    to: &mut [f32],
 ) {
-    assert!(keys.len() >= at.len() * query(0).len() * L::SIZE && at.end <= BLOCK);
-    let mut r = 0;
-    while r < scores.len() {
-        // The products of tile and chains fill the vector registers without spilling.
-        match scores.len() - r {
-            1 => r += score_rows::<V, L, 8, 1>(query, keys, scores, r, at.clone(), scale),
-            2 => r += score_rows::<V, L, 4, 2>(query, keys, scores, r, at.clone(), scale),
-            3 => r += score_rows::<V, L, 4, 3>(query, keys, scores, r, at.clone(), scale),
-            _ => r += score_rows::<V, L, 2, 4>(query, keys, scores, r, at.clone(), scale),
-        }
-    }
-}
-
-/// `C` queries from `r` on against all keys of a run, `R` at a time; returns `C`.
-#[inline(always)]
-fn score_rows<'q, V: F32x8, L: Load, const R: usize, const C: usize>(
-    query: impl Fn(usize) -> &'q [f32],
-    keys: &[u8],
-    scores: &mut [[f32; BLOCK]],
-    r: usize,
-    at: std::ops::Range<usize>,
-    scale: f32,
-) -> usize {
-    let dim = query(r).len();
-    let stride = dim * L::SIZE;
-    let mut queries = [std::ptr::null(); C];
-    for (c, q) in queries.iter_mut().enumerate() {
-        *q = query(r + c).as_ptr();
-    }
-    let mut j = 0;
-    while j < at.len() {
-        // SAFETY: keys `j..` lie in the slice (asserted by the caller), and the arm was detected.
+    let CacheSpec { capacity, head_dim: dim, .. } = call.spec.cache;
+    for (position, to) in span.clone().zip(to.chunks_exact_mut(call.stride()).skip(span.start % BLOCK)) {
+        let row = (kv_head * capacity + position % capacity) * dim;
+        let from = cache[row * L::SIZE..][..dim * L::SIZE].as_ptr();
+        // SAFETY: `dim` elements lie in `from`, at least as many in `to`; the arm was detected.
         unsafe {
-            let mut key = [keys.as_ptr().add(j * stride); R];
-            if j + R <= at.len() {
-                for (i, key) in key.iter_mut().enumerate() {
-                    *key = key.add(i * stride);
-                }
-                let sums = dot::<V, L, R, C>(key, queries, dim);
-                for (i, sums) in sums.iter().enumerate() {
-                    for (c, sum) in sums.iter().enumerate() {
-                        scores[r + c][at.start + j + i] = sum * scale;
-                    }
-                }
-                j += R;
-            } else {
-                let sums = dot::<V, L, 1, C>([key[0]], queries, dim);
-                for (c, sum) in sums[0].iter().enumerate() {
-                    scores[r + c][at.start + j] = sum * scale;
-                }
+            let mut j = 0;
+            while j + LANES <= dim {
+                L::load::<V>(from, j).store(to.as_mut_ptr().add(j));
+                j += LANES;
+            }
+            while j < dim {
+                to[j] = L::one(from, j);
                 j += 1;
             }
         }
+        to[dim..].fill(0.0);
     }
-    C
+}
+
+/// `scores[r][j] = queries[r] · keys[j]` for the keys of a block in `range`, which begins and ends with whole vectors.
+#[inline(always)]
+fn score<V: F32x8, L: Load>(
+    (queries, keys): (&[f32], &[u8]),
+    stride: usize,
+    range: Range<usize>,
+    scores: &mut [f32],
+    ahead: &[u8],
+) {
+    let n = queries.len() / stride;
+    assert!(keys.len() >= range.end * stride * L::SIZE && range.end <= BLOCK && stride.is_multiple_of(LANES));
+    assert!(n.is_multiple_of(QUERIES) && scores.len() == n * BLOCK);
+    let steps = range.len() / KEYS;
+    let ahead = ahead.chunks(ahead.len().div_ceil(steps).max(1)).chain(std::iter::repeat(&[][..]));
+    for (j, ahead) in range.step_by(KEYS).zip(ahead) {
+        prefetch::<V>(ahead);
+        for r in (0..n).step_by(QUERIES) {
+            // SAFETY: so many keys, queries and rows of scores are there (asserted); the arm was detected.
+            unsafe {
+                let keys = keys.as_ptr().add(j * stride * L::SIZE);
+                let mut dots = [0.0; LANES];
+                tile_dots::<V, L>(keys, queries.as_ptr().add(r * stride), stride).store(dots.as_mut_ptr());
+                for (q, dots) in dots.as_chunks::<KEYS>().0.iter().enumerate() {
+                    scores.as_mut_ptr().add((r + q) * BLOCK + j).cast::<[f32; KEYS]>().write_unaligned(*dots);
+                }
+            }
+        }
+    }
+}
+
+/// Keys and queries of a tile of eight dot products: a vector each, so that the sums of a tile and what is loaded fit into the registers.
+const KEYS: usize = 2;
+const QUERIES: usize = 4;
+
+/// The dot products of a tile: those of the first query first.
+///
+/// # Safety
+/// So many rows of `stride` elements lie at `keys` and `queries`; the arm of `V` was detected.
+#[inline(always)]
+#[allow(clippy::needless_range_loop, reason = "the indices are those of pointers too")]
+unsafe fn tile_dots<V: F32x8, L: Load>(keys: *const u8, queries: *const f32, stride: usize) -> V {
+    // SAFETY: all offsets stay inside the rows, the caller's promise.
+    unsafe {
+        let mut sums = [V::splat(0.0); LANES];
+        let mut d = 0;
+        while d < stride {
+            let mut key = [V::splat(0.0); KEYS];
+            for k in 0..KEYS {
+                key[k] = L::load::<V>(keys.add(k * stride * L::SIZE), d);
+            }
+            for q in 0..QUERIES {
+                let query = V::load(queries.add(q * stride + d));
+                for k in 0..KEYS {
+                    sums[q * KEYS + k] = key[k].fma(query, sums[q * KEYS + k]);
+                }
+            }
+            d += LANES;
+        }
+        V::sums(sums)
+    }
 }
 
 /// Turns a row of scores into weights relative to the largest so far, zero where the key is not visible; brings `largest`, `total` and `sum` up
@@ -341,8 +470,7 @@ fn score_rows<'q, V: F32x8, L: Load, const R: usize, const C: usize>(
 #[inline(always)]
 fn weigh<V: F32x8>(
     scores: &mut [f32; BLOCK],
-    visible: std::ops::Range<usize>,
-    block: usize,
+    visible: Range<usize>,
     largest: &mut f32,
     total: &mut f32,
     sum: &mut [f32],
@@ -350,8 +478,8 @@ fn weigh<V: F32x8>(
     if visible.is_empty() {
         return scores.fill(0.0);
     }
-    scores[..visible.start - block].fill(f32::NEG_INFINITY);
-    scores[visible.end - block..].fill(f32::NEG_INFINITY);
+    scores[..visible.start].fill(f32::NEG_INFINITY);
+    scores[visible.end..].fill(f32::NEG_INFINITY);
     let before = *largest;
     // SAFETY: `BLOCK` is a multiple of 8, and the arm was detected.
     unsafe {
@@ -375,95 +503,80 @@ fn weigh<V: F32x8>(
     }
 }
 
-/// `sums[r] += Σ_j scores[r][at.start + j] · values[j]`, two rows at a time, so that a value is decoded once for both.
+/// `sums[r] += Σ_j weights[r][j] · values[j]` for the `j` in `range`, in order.
 #[inline(always)]
 fn add_values<V: F32x8, L: Load>(
-    scores: &[[f32; BLOCK]],
-    at: std::ops::Range<usize>,
-    values: &[u8],
+    (weights, values): (&[f32], &[u8]),
+    range: Range<usize>,
     sums: &mut [f32],
-    dim: usize,
+    stride: usize,
+    ahead: &[u8],
 ) {
-    assert!(values.len() >= at.len() * dim * L::SIZE && sums.len() == scores.len() * dim);
-    let mut r = 0;
-    while r < scores.len() {
-        let n = if scores.len() - r >= 2 { 2 } else { 1 };
-        let mut d = 0;
-        while d < dim {
-            d += match (n, dim - d) {
-                (2, 32..) => {
-                    add_columns::<V, L, 2, 4>(&scores[r..], &at, values, &mut sums[r * dim..], dim, d)
+    let n = weights.len() / BLOCK;
+    assert!(values.len() >= range.end * stride * L::SIZE && range.end <= BLOCK && sums.len() == n * stride);
+    let ahead = ahead
+        .chunks(ahead.len().div_ceil(stride.div_ceil(2 * LANES)).max(1))
+        .chain(std::iter::repeat(&[][..]));
+    for (d, ahead) in (0..stride).step_by(2 * LANES).zip(ahead) {
+        prefetch::<V>(ahead);
+        let mut r = 0;
+        while r < n {
+            // SAFETY: the rows and columns lie in the slices (asserted); the arm was detected.
+            r += unsafe {
+                let weights = weights.as_ptr().add(r * BLOCK);
+                let values = values.as_ptr().add(d * L::SIZE);
+                let sums = sums.as_mut_ptr().add(r * stride + d);
+                match (n - r, stride - d >= 2 * LANES) {
+                    (4.., true) => add_tile::<V, L, 4, 2>(weights, values, range.clone(), sums, stride),
+                    (3, true) => add_tile::<V, L, 3, 2>(weights, values, range.clone(), sums, stride),
+                    (2, true) => add_tile::<V, L, 2, 2>(weights, values, range.clone(), sums, stride),
+                    (_, true) => add_tile::<V, L, 1, 2>(weights, values, range.clone(), sums, stride),
+                    (4.., false) => add_tile::<V, L, 4, 1>(weights, values, range.clone(), sums, stride),
+                    _ => add_tile::<V, L, 1, 1>(weights, values, range.clone(), sums, stride),
                 }
-                (1, 32..) => {
-                    add_columns::<V, L, 1, 4>(&scores[r..], &at, values, &mut sums[r * dim..], dim, d)
-                }
-                (2, 8..) => {
-                    add_columns::<V, L, 2, 1>(&scores[r..], &at, values, &mut sums[r * dim..], dim, d)
-                }
-                (1, 8..) => {
-                    add_columns::<V, L, 1, 1>(&scores[r..], &at, values, &mut sums[r * dim..], dim, d)
-                }
-                _ => add_column::<L>(&scores[r..r + n], &at, values, &mut sums[r * dim..], dim, d),
             };
         }
-        r += n;
     }
 }
 
-/// Columns `d..d + 8 * W` of `R` rows; returns how many.
+/// `W` vectors of `R` rows; returns `R`.
+///
+/// # Safety
+/// The rows lie at the pointers, `range` in a block; the arm of `V` was detected.
 #[inline(always)]
 #[allow(clippy::needless_range_loop, reason = "the indices are those of pointers too")]
-fn add_columns<V: F32x8, L: Load, const R: usize, const W: usize>(
-    scores: &[[f32; BLOCK]],
-    at: &std::ops::Range<usize>,
-    values: &[u8],
-    sums: &mut [f32],
-    dim: usize,
-    d: usize,
+unsafe fn add_tile<V: F32x8, L: Load, const R: usize, const W: usize>(
+    weights: *const f32,
+    values: *const u8,
+    range: Range<usize>,
+    sums: *mut f32,
+    stride: usize,
 ) -> usize {
-    // SAFETY: `d + 8 * W <= dim`; `R` rows lie in `scores` and `sums`, `at.len()` in `values` (asserted by the caller); the arm was detected.
+    // SAFETY: all offsets stay inside the rows, the caller's promise.
     unsafe {
-        let p = sums.as_mut_ptr().add(d);
         let mut acc = [[V::splat(0.0); W]; R];
         for r in 0..R {
             for w in 0..W {
-                acc[r][w] = V::load(p.add(r * dim + 8 * w));
+                acc[r][w] = V::load(sums.add(r * stride + w * LANES));
             }
         }
-        for j in 0..at.len() {
-            let value = values.as_ptr().add(j * dim * L::SIZE);
+        for j in range {
+            let mut value = [V::splat(0.0); W];
             for w in 0..W {
-                let value = L::load::<V>(value, d + 8 * w);
-                for r in 0..R {
-                    acc[r][w] =
-                        V::splat(*scores.get_unchecked(r).get_unchecked(at.start + j)).fma(value, acc[r][w]);
+                value[w] = L::load::<V>(values.add(j * stride * L::SIZE), w * LANES);
+            }
+            for r in 0..R {
+                let weight = V::splat(*weights.add(r * BLOCK + j));
+                for w in 0..W {
+                    acc[r][w] = weight.fma(value[w], acc[r][w]);
                 }
             }
         }
         for r in 0..R {
             for w in 0..W {
-                acc[r][w].store(p.add(r * dim + 8 * w));
+                acc[r][w].store(sums.add(r * stride + w * LANES));
             }
         }
     }
-    8 * W
-}
-
-/// Column `d` of the rows; returns 1.
-#[inline(always)]
-fn add_column<L: Load>(
-    scores: &[[f32; BLOCK]],
-    at: &std::ops::Range<usize>,
-    values: &[u8],
-    sums: &mut [f32],
-    dim: usize,
-    d: usize,
-) -> usize {
-    for (scores, sums) in scores.iter().zip(sums.chunks_mut(dim)) {
-        for (j, score) in scores[at.clone()].iter().enumerate() {
-            // SAFETY: `at.len()` rows lie in `values` (asserted by the caller), and `d < dim`.
-            sums[d] += score * unsafe { L::one(values.as_ptr().add(j * dim * L::SIZE), d) };
-        }
-    }
-    1
+    R
 }

@@ -29,15 +29,22 @@ const TASK_ROWS: usize = 32;
 /// Activation rows that stay in the second-level cache while weight rows pass by.
 const BATCH: usize = 64;
 
-/// `out[i, j] = Σ_k x[i, k] · w[j, k]` for `x: [m, cols]`, `out: [m, rows]`.
-pub fn linear(x: &[f32], m: usize, w: DenseMatrix<'_>, out: &mut [f32]) {
-    assert_eq!(x.len(), m * w.cols);
-    assert_eq!(out.len(), m * w.rows);
-    assert_eq!(w.data.len(), w.format.block_bytes() * (w.cols / w.format.block_len()) * w.rows);
-    let out = Rows { data: out.as_mut_ptr(), stride: w.rows };
-    pool::run(w.rows.div_ceil(TASK_ROWS), &|task| {
-        let rows = task * TASK_ROWS..((task + 1) * TASK_ROWS).min(w.rows);
-        linear_rows(x, m, w, rows, out);
+/// `out[i, j] = Σ_k x[i, k] · w[j, k]` for `x: [m, cols]` and each matrix with its `out: [m, rows]`.
+pub fn linear(x: &[f32], m: usize, products: Vec<(DenseMatrix<'_>, &mut [f32])>) {
+    let mut tasks = 0;
+    let parts = products.into_iter().map(|(w, out)| {
+        assert_eq!(x.len(), m * w.cols);
+        assert_eq!(out.len(), m * w.rows);
+        assert_eq!(w.data.len(), w.format.block_bytes() * (w.cols / w.format.block_len()) * w.rows);
+        let first = tasks;
+        tasks += w.rows.div_ceil(TASK_ROWS);
+        (first..tasks, w, Rows { data: out.as_mut_ptr(), stride: w.rows })
+    });
+    let parts: Vec<_> = parts.collect();
+    pool::run(tasks, &|task| {
+        let Some((tasks, w, out)) = parts.iter().find(|part| part.0.contains(&task)) else { return };
+        let first = (task - tasks.start) * TASK_ROWS;
+        linear_rows(x, m, *w, first..(first + TASK_ROWS).min(w.rows), *out);
     });
 }
 

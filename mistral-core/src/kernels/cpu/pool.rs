@@ -7,7 +7,7 @@
 //! A scope may follow a cancel token: once it is triggered, tasks are left out, and whoever began the work finds that out by [`check`].
 
 use std::any::Any;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -19,38 +19,69 @@ use crate::error::{Error, Result};
 /// A region's body: called once for each task number.
 type Body<'a> = dyn Fn(usize) + Sync + 'a;
 
-/// `state` holds the region's number, whether it may still be joined, and how many workers are inside.
-const OPEN: u64 = 1 << 31;
-const INSIDE: u64 = OPEN - 1;
-const EPOCH_SHIFT: u32 = 32;
+/// A word that says everything about the open region: its number, how many tasks it has, and the next of them. So a thread that takes a
+/// task knows by the same step whether there was one.
+#[derive(Clone, Copy)]
+struct Ticket(u64);
 
-/// Looks at `state` this often before a worker sleeps, while a forward pass is under way (about 0.2 ms).
+impl Ticket {
+    const BITS: u32 = 24;
+    const MASK: u64 = (1 << Self::BITS) - 1;
+    /// Tasks of a region at most; the threads that come too late count on from there.
+    const MOST: usize = Self::MASK as usize - (1 << 16);
+
+    fn new(region: u64, tasks: usize, next: usize) -> Self {
+        Self(region << (2 * Self::BITS) | (tasks as u64) << Self::BITS | next as u64)
+    }
+
+    fn region(self) -> u64 {
+        self.0 >> (2 * Self::BITS)
+    }
+
+    /// The next task, if there is one left.
+    fn task(self) -> Option<usize> {
+        let (tasks, next) = (self.0 >> Self::BITS & Self::MASK, self.0 & Self::MASK);
+        (next < tasks).then_some(next as usize)
+    }
+}
+
+/// Looks at the ticket this often before a worker sleeps, while a forward pass is under way (about 0.2 ms).
 const SPINS: u32 = 20_000;
-/// Looks at `state` this often before the caller gives its time slice away.
+/// Looks for the end this often before the caller gives its time slice away.
 const SPINS_BEFORE_YIELD: u32 = 2_000;
 /// Stack of a worker. Kernels need a fraction of it; without a number the standard library would read one from the environment.
 const STACK_BYTES: usize = 2 << 20;
 
+/// On a line of the cache of its own, which threads hand to each other.
+#[derive(Default)]
+#[repr(align(128))]
+struct Line<T>(T);
+
 struct Shared {
-    state: AtomicU64,
-    /// The open region: valid from the moment `state` says OPEN until no worker is inside.
-    body: Mutex<Option<BodyPtr>>,
-    tasks: AtomicUsize,
-    next: AtomicUsize,
+    /// A [`Ticket`].
+    ticket: Line<AtomicU64>,
+    /// Tasks of the region that have ended.
+    done: Line<AtomicUsize>,
+    /// What a task of the region runs: valid for who holds one.
+    body: Line<Cell<Option<BodyPtr>>>,
     /// Forward passes under way: workers spin while there are any.
     active: AtomicUsize,
     sleepers: AtomicUsize,
     stop: AtomicBool,
     lock: Mutex<()>,
     wake: Condvar,
+    panicked: AtomicBool,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
 #[derive(Clone, Copy)]
 struct BodyPtr(*const Body<'static>);
 
-// SAFETY: the pointee is Sync, and `Pool::run` keeps it alive until every worker has left the region.
+// SAFETY: the pointee is Sync, and `Pool::run` keeps it alive until every task has ended.
 unsafe impl Send for BodyPtr {}
+// SAFETY: all but `body` is; and that is written by `Pool::run` alone, one caller at a time, after every task of the last region has ended, and read
+// only by who has taken a task of this one, which happens after.
+unsafe impl Sync for Shared {}
 
 /// A fixed number of threads that run the tasks of one region at a time.
 pub struct Pool {
@@ -99,15 +130,15 @@ impl Pool {
     /// The system's error if a thread cannot be started.
     pub fn new(threads: usize) -> std::io::Result<Self> {
         let shared = Arc::new(Shared {
-            state: AtomicU64::new(0),
-            body: Mutex::new(None),
-            tasks: AtomicUsize::new(0),
-            next: AtomicUsize::new(0),
+            ticket: Line::default(),
+            done: Line::default(),
+            body: Line::default(),
             active: AtomicUsize::new(0),
             sleepers: AtomicUsize::new(0),
             stop: AtomicBool::new(false),
             lock: Mutex::new(()),
             wake: Condvar::new(),
+            panicked: AtomicBool::new(false),
             panic: Mutex::new(None),
         });
         let threads = threads.max(1);
@@ -152,28 +183,34 @@ impl Pool {
         if tasks <= 1 || self.workers.is_empty() {
             return (0..tasks).for_each(body);
         }
+        if tasks > Ticket::MOST {
+            let rest = tasks - Ticket::MOST;
+            self.run(Ticket::MOST, body);
+            return self.run(rest, &|task| body(Ticket::MOST + task));
+        }
         let _turn = lock(&self.turn);
         let shared = &*self.shared;
-        // SAFETY: only the lifetime changes; the region is closed and empty again before this function returns.
+        // SAFETY: only the lifetime changes; this function returns when every task has ended.
         let body_ptr = unsafe { std::mem::transmute::<*const Body<'_>, *const Body<'static>>(body) };
-        *lock(&shared.body) = Some(BodyPtr(body_ptr));
-        shared.tasks.store(tasks, Ordering::Relaxed);
-        shared.next.store(0, Ordering::Relaxed);
-        let epoch = (shared.state.load(Ordering::Relaxed) >> EPOCH_SHIFT).wrapping_add(1) & (u32::MAX as u64);
-        shared.state.store((epoch << EPOCH_SHIFT) | OPEN, Ordering::SeqCst);
+        shared.body.0.set(Some(BodyPtr(body_ptr)));
+        shared.done.0.store(0, Ordering::Relaxed);
+        let last = Ticket(shared.ticket.0.load(Ordering::Relaxed)).region();
+        // The first task is the caller's.
+        shared.ticket.0.store(Ticket::new(last.wrapping_add(1), tasks, 1).0, Ordering::SeqCst);
         fence(Ordering::SeqCst);
         if shared.sleepers.load(Ordering::SeqCst) > 0 {
             let _guard = lock(&shared.lock);
             shared.wake.notify_all();
         }
-        shared.take_tasks(body);
-        shared.state.fetch_and(!OPEN, Ordering::AcqRel);
+        shared.take_tasks(0, body);
         let mut looks = 0;
-        while shared.state.load(Ordering::Acquire) & INSIDE != 0 {
+        while shared.done.0.load(Ordering::Acquire) < tasks {
             looks += 1;
             if looks > SPINS_BEFORE_YIELD { std::thread::yield_now() } else { std::hint::spin_loop() }
         }
-        if let Some(payload) = lock(&shared.panic).take() {
+        if shared.panicked.swap(false, Ordering::Relaxed)
+            && let Some(payload) = lock(&shared.panic).take()
+        {
             resume_unwind(payload);
         }
     }
@@ -203,56 +240,48 @@ impl Shared {
     /// A worker's life.
     fn work(&self) {
         let mut seen = 0;
-        while let Some(state) = self.wait_for_region(seen) {
-            seen = state >> EPOCH_SHIFT;
-            // Only this region's number, still open: a closed region's body may be gone.
-            let mut state = state;
-            loop {
-                if state & OPEN == 0 || state >> EPOCH_SHIFT != seen {
-                    break;
-                }
-                match self.state.compare_exchange_weak(state, state + 1, Ordering::AcqRel, Ordering::Acquire)
-                {
-                    Ok(_) => {
-                        let body = *lock(&self.body);
-                        if let Some(BodyPtr(body)) = body {
-                            // SAFETY: this worker is counted INSIDE, and `Pool::run` returns only when none is.
-                            self.take_tasks(unsafe { &*body });
-                        }
-                        self.state.fetch_sub(1, Ordering::Release);
-                        break;
-                    }
-                    Err(now) => state = now,
-                }
+        while let Some(region) = self.wait_for_region(seen) {
+            seen = region;
+            let Some(task) = self.take() else { continue };
+            if let Some(BodyPtr(body)) = self.body.0.get() {
+                // SAFETY: `Pool::run` returns, and another region begins, only when this task has ended too.
+                self.take_tasks(task, unsafe { &*body });
             }
         }
     }
 
-    /// Runs tasks until none is left; keeps the first panic for the caller.
-    fn take_tasks(&self, body: &Body<'_>) {
-        let tasks = self.tasks.load(Ordering::Relaxed);
-        let result = catch_unwind(AssertUnwindSafe(|| {
-            loop {
-                let task = self.next.fetch_add(1, Ordering::Relaxed);
-                if task >= tasks {
-                    break;
-                }
-                body(task);
-            }
-        }));
-        if let Err(payload) = result {
-            lock(&self.panic).get_or_insert(payload);
-        }
+    /// The next task of the region that is open.
+    fn take(&self) -> Option<usize> {
+        // A look first: who comes too late must not count on and on.
+        Ticket(self.ticket.0.load(Ordering::Relaxed)).task()?;
+        Ticket(self.ticket.0.fetch_add(1, Ordering::AcqRel)).task()
     }
 
-    /// The state of a region newer than `seen` that is open, or `None` when the pool is dropped.
+    /// Runs `first` and then tasks until none is left; keeps the first panic for the caller.
+    fn take_tasks(&self, first: usize, body: &Body<'_>) {
+        let mut task = Some(first);
+        let mut done = 0;
+        while let Some(number) = task {
+            if let Err(payload) = catch_unwind(AssertUnwindSafe(|| body(number))) {
+                lock(&self.panic).get_or_insert(payload);
+                self.panicked.store(true, Ordering::Relaxed);
+            }
+            done += 1;
+            task = self.take();
+        }
+        self.done.0.fetch_add(done, Ordering::AcqRel);
+    }
+
+    /// The number of a region other than `seen` that has tasks left, or `None` when the pool is dropped.
     fn wait_for_region(&self, seen: u64) -> Option<u64> {
-        let fresh = |state: u64| state & OPEN != 0 && state >> EPOCH_SHIFT != seen;
+        let fresh = |order| {
+            let ticket = Ticket(self.ticket.0.load(order));
+            (ticket.region() != seen && ticket.task().is_some()).then_some(ticket.region())
+        };
         let mut looks = 0;
         loop {
-            let state = self.state.load(Ordering::Acquire);
-            if fresh(state) {
-                return Some(state);
+            if let Some(region) = fresh(Ordering::Acquire) {
+                return Some(region);
             }
             if self.stop.load(Ordering::Relaxed) {
                 return None;
@@ -265,7 +294,7 @@ impl Shared {
             let mut guard = lock(&self.lock);
             self.sleepers.fetch_add(1, Ordering::SeqCst);
             fence(Ordering::SeqCst);
-            while !fresh(self.state.load(Ordering::SeqCst)) && !self.stop.load(Ordering::SeqCst) {
+            while fresh(Ordering::SeqCst).is_none() && !self.stop.load(Ordering::SeqCst) {
                 guard = self.wake.wait(guard).unwrap_or_else(PoisonError::into_inner);
             }
             self.sleepers.fetch_sub(1, Ordering::SeqCst);
@@ -285,6 +314,11 @@ pub fn run(tasks: usize, body: &Body<'_>) {
         }),
         None => (0..tasks).for_each(body),
     }
+}
+
+/// The number of threads that share the tasks of [`run`] here.
+pub fn threads() -> usize {
+    CURRENT.with_borrow(|current| current.as_ref().map_or(1, |current| current.pool.threads))
 }
 
 /// Fails if tasks of this thread's scope were left out, or will be: the scope's token was triggered.

@@ -34,8 +34,12 @@ pub unsafe trait F32x8: Copy {
     unsafe fn exp(self) -> Self;
     /// The sum of the lanes, always in the same order.
     unsafe fn sum(self) -> f32;
+    /// [`F32x8::sum`] of each of eight vectors.
+    unsafe fn sums(vectors: [Self; 8]) -> Self;
     /// The largest lane.
     unsafe fn largest(self) -> f32;
+    /// Asks for the line of the cache at `p`, which need not be readable.
+    unsafe fn prefetch(p: *const u8);
 }
 
 /// The portable arm.
@@ -120,9 +124,16 @@ unsafe impl F32x8 for Portable {
         ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]))
     }
     #[inline(always)]
+    unsafe fn sums(vectors: [Self; 8]) -> Self {
+        // SAFETY: plain Rust.
+        Self(vectors.map(|v| unsafe { v.sum() }))
+    }
+    #[inline(always)]
     unsafe fn largest(self) -> f32 {
         self.0.into_iter().fold(f32::NEG_INFINITY, f32::max)
     }
+    #[inline(always)]
+    unsafe fn prefetch(_: *const u8) {}
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -253,6 +264,27 @@ mod avx2 {
             }
         }
         #[inline(always)]
+        unsafe fn sums(vectors: [Self; 8]) -> Self {
+            // SAFETY: see the impl.
+            unsafe {
+                // Lane i + lane i + 4, of two vectors side by side; then those two apart, then neighbours: as in `sum`.
+                let mut fours = [_mm256_setzero_ps(); 4];
+                for i in 0..4 {
+                    let (a, b) = (vectors[i].0, vectors[i + 4].0);
+                    let low = _mm256_insertf128_ps::<1>(a, _mm256_castps256_ps128(b));
+                    fours[i] = _mm256_add_ps(low, _mm256_permute2f128_ps::<0x31>(a, b));
+                }
+                let mut twos = [_mm256_setzero_ps(); 2];
+                for i in 0..2 {
+                    let (a, b) = (_mm256_castps_pd(fours[2 * i]), _mm256_castps_pd(fours[2 * i + 1]));
+                    let (low, high) = (_mm256_unpacklo_pd(a, b), _mm256_unpackhi_pd(a, b));
+                    twos[i] = _mm256_add_ps(_mm256_castpd_ps(low), _mm256_castpd_ps(high));
+                }
+                let even = _mm256_shuffle_ps::<0x88>(twos[0], twos[1]);
+                Self(_mm256_add_ps(even, _mm256_shuffle_ps::<0xdd>(twos[0], twos[1])))
+            }
+        }
+        #[inline(always)]
         unsafe fn largest(self) -> f32 {
             // SAFETY: see the impl.
             unsafe {
@@ -260,6 +292,11 @@ mod avx2 {
                 let v = _mm_max_ps(v, _mm_movehl_ps(v, v));
                 _mm_cvtss_f32(_mm_max_ss(v, _mm_shuffle_ps::<1>(v, v)))
             }
+        }
+        #[inline(always)]
+        unsafe fn prefetch(p: *const u8) {
+            // SAFETY: see the impl; a prefetch does not fail.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
         }
     }
 }
@@ -319,6 +356,30 @@ mod tests {
             assert!((f64::from(y) - want).abs() <= 2e-7 * want, "{x}: {y} {want}");
         }
         assert_eq!(exp(&[f32::NEG_INFINITY; 8]), [0.0; 8]);
+    }
+
+    #[inline(always)]
+    fn sums_body<V: F32x8>(x: &[[f32; 8]; 8]) -> [[f32; 8]; 2] {
+        let (mut together, mut alone) = ([0.0; 8], [0.0; 8]);
+        // SAFETY: eight elements each.
+        unsafe {
+            let mut vectors = [V::splat(0.0); 8];
+            for i in 0..8 {
+                vectors[i] = V::load(x[i].as_ptr());
+                alone[i] = vectors[i].sum();
+            }
+            V::sums(vectors).store(together.as_mut_ptr());
+        }
+        [together, alone]
+    }
+    simd_dispatch!(fn sums(x: &[[f32; 8]; 8]) -> [[f32; 8]; 2] = sums_body);
+
+    #[test]
+    fn eight_sums_at_once_are_those_of_each() {
+        let x = std::array::from_fn(|i| std::array::from_fn(|j| ((i * 8 + j) as f32).sin() * 1e3));
+        let [together, alone] = sums(&x);
+        assert_eq!(together, alone);
+        assert_eq!(sums_body::<Portable>(&x), [together, alone]);
     }
 
     #[inline(always)]

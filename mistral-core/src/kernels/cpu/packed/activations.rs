@@ -17,7 +17,7 @@ pub(super) struct ActivationBlock<const R: usize> {
 }
 
 /// What the weights ask of the activations.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 pub(super) struct Zero {
     /// The code that stands for zero; 0 if there is none.
     pub point: i32,

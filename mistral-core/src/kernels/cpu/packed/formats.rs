@@ -124,8 +124,11 @@ fn join<S: Simd>(simd: S, low: S::Bytes, high: S::Bytes) -> S::Bytes {
 fn scale_bytes<S: Simd>(simd: S, factor: S::Floats, bytes: S::Bytes) -> [S::Floats; 4] {
     let mut array = [0; 64];
     simd.store(bytes, &mut array);
-    let row = |i| simd.mul(factor, simd.load_u8(part(&array, i)));
-    [row(0), row(1), row(2), row(3)]
+    let mut rows = [factor; 4];
+    for (i, row) in rows.iter_mut().enumerate() {
+        *row = simd.mul(factor, simd.load_u8(part(&array, i)));
+    }
+    rows
 }
 
 #[inline(always)]
@@ -183,10 +186,13 @@ fn iq4_xs_scales<S: Simd>(simd: S, header: &[u8], out: &mut ChunkScales) {
 
 #[inline(always)]
 fn nibbles<S: Simd>(simd: S, vectors: &[[u8; 64]]) -> [S::Bytes; 8] {
-    let [a, b, c, d] = [&vectors[0], &vectors[1], &vectors[2], &vectors[3]].map(|v| simd.load(v));
-    let low = |v| simd.and(v, 15);
-    let high = |v| simd.and(simd.shift_right(v, 4), 15);
-    [low(a), low(b), low(c), low(d), high(a), high(b), high(c), high(d)]
+    let mut codes = [simd.load(&vectors[0]); 8];
+    for g in 0..4 {
+        let both = simd.load(&vectors[g]);
+        codes[g] = simd.and(both, 15);
+        codes[g + 4] = simd.and(simd.shift_right(both, 4), 15);
+    }
+    codes
 }
 
 #[inline(always)]
@@ -216,7 +222,11 @@ fn six_bits<S: Simd>(simd: S, vectors: &[[u8; 64]]) -> [S::Bytes; 8] {
 
 #[inline(always)]
 fn bytes<S: Simd>(simd: S, vectors: &[[u8; 64]]) -> [S::Bytes; 8] {
-    std::array::from_fn(|g| simd.load(&vectors[g]))
+    let mut codes = [simd.load(&vectors[0]); 8];
+    for g in 1..8 {
+        codes[g] = simd.load(&vectors[g]);
+    }
+    codes
 }
 
 /// The codebook of the IQ4 formats with 128 added, so that its values are unsigned.
@@ -232,5 +242,9 @@ const CODEBOOK: [u8; 16] = {
 
 #[inline(always)]
 fn codebook<S: Simd>(simd: S, vectors: &[[u8; 64]]) -> [S::Bytes; 8] {
-    nibbles(simd, vectors).map(|codes| simd.look_up(&CODEBOOK, codes))
+    let mut codes = nibbles(simd, vectors);
+    for code in &mut codes {
+        *code = simd.look_up(&CODEBOOK, *code);
+    }
+    codes
 }

@@ -137,17 +137,25 @@ fn add_block<S: Simd, F: BlockFormat, const R: usize, const T: usize>(
         let mut dots = [simd.splat(0.0); R];
         if F::HALVES {
             let second = simd.load_floats(&scales.scales[1]);
-            let [low, high] = [0, 1].map(|half| codes.as_chunks::<4>().0[half]);
-            let rows = activations.codes.each_ref().map(|row| &row.as_chunks::<4>().0[0]);
-            let low = simd.dot(F::CODES.bits, &low, rows, activations.starts[0]);
-            let rows = activations.codes.each_ref().map(|row| &row.as_chunks::<4>().0[1]);
-            let high = simd.dot(F::CODES.bits, &high, rows, activations.starts[1]);
+            // Loops, not closures, here and everywhere in the kernels: a closure is not compiled for the instructions of the arm.
+            let mut rows = [[&activations.codes[0].as_chunks::<4>().0[0]; R]; 2];
+            for (half, rows) in rows.iter_mut().enumerate() {
+                for (row, codes) in rows.iter_mut().zip(&activations.codes) {
+                    *row = &codes.as_chunks::<4>().0[half];
+                }
+            }
+            let low = simd.dot(F::CODES.bits, &codes.as_chunks::<4>().0[0], rows[0], activations.starts[0]);
+            let high = simd.dot(F::CODES.bits, &codes.as_chunks::<4>().0[1], rows[1], activations.starts[1]);
             for r in 0..R {
                 let dot = simd.mul(scale, simd.to_floats(low[r]));
                 dots[r] = simd.fma(second, simd.to_floats(high[r]), dot);
             }
         } else {
-            let ints = simd.dot(F::CODES.bits, codes, activations.codes.each_ref(), activations.starts[0]);
+            let mut rows = [&activations.codes[0]; R];
+            for (row, codes) in rows.iter_mut().zip(&activations.codes) {
+                *row = codes;
+            }
+            let ints = simd.dot(F::CODES.bits, codes, rows, activations.starts[0]);
             for r in 0..R {
                 dots[r] = simd.mul(scale, simd.to_floats(ints[r]));
             }
@@ -190,7 +198,10 @@ fn by_panels<S: Simd, F: BlockFormat, const R: usize>(
             let mut t = 0;
             if S::TILES == 2 {
                 while t + 2 <= sums.len() {
-                    let tiles = [t, t + 1].map(|t| &activations[t * per_tile..][..panel.len()]);
+                    let tiles = [
+                        &activations[t * per_tile..][..panel.len()],
+                        &activations[(t + 1) * per_tile..][..panel.len()],
+                    ];
                     panel_by_tiles::<S, F, R, 2>(simd, panel, tiles, &mut sums[t..]);
                     t += 2;
                 }
@@ -219,8 +230,8 @@ fn unpack_panel<S: Simd, F: BlockFormat>(simd: S, packed: &[u8], panel: &mut [Pa
         for (to, (block, scales)) in panel.iter_mut().zip(blocks) {
             to.scales = *scales;
             let codes = F::codes(simd, block);
-            for (to, codes) in to.codes.iter_mut().zip(codes) {
-                simd.store(codes, to);
+            for (to, codes) in to.codes.iter_mut().zip(&codes) {
+                simd.store(*codes, to);
             }
         }
     }
@@ -241,8 +252,15 @@ fn panel_by_tiles<S: Simd, F: BlockFormat, const R: usize, const T: usize>(
         }
     }
     for (b, block) in panel.iter().enumerate() {
-        let codes = block.codes.each_ref().map(|codes| simd.load(codes));
-        add_block::<S, F, R, T>(simd, &codes, &block.scales, tiles.map(|tile| &tile[b]), &mut totals);
+        let mut codes = [simd.load(&block.codes[0]); 8];
+        for (codes, from) in codes.iter_mut().zip(&block.codes) {
+            *codes = simd.load(from);
+        }
+        let mut activations = [&tiles[0][b]; T];
+        for (activations, tile) in activations.iter_mut().zip(&tiles) {
+            *activations = &tile[b];
+        }
+        add_block::<S, F, R, T>(simd, &codes, &block.scales, activations, &mut totals);
     }
     for (totals, sums) in totals.iter().zip(sums) {
         for (total, sum) in totals.iter().zip(sums) {

@@ -16,6 +16,7 @@ mod simd;
 mod tests;
 
 use std::marker::PhantomData;
+use std::ops::Range;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use super::pool;
@@ -25,7 +26,7 @@ use formats::BlockFormat;
 use kernel::{Output, TILE_ROWS, Tile};
 use layout::BLOCK;
 pub use layout::{GROUP_ROWS, has_packed_form, packed_len, repack};
-pub use memory::PackedBytes;
+pub use memory::{Arena, PackedBytes};
 use simd::scalar::Scalar;
 use simd::{Simd, Task};
 #[cfg(target_arch = "x86_64")]
@@ -126,12 +127,12 @@ pub fn arm_name() -> &'static str {
     Arm::best().name()
 }
 
-/// `out = x · wᵀ` for `x: [m, cols]` and `out: [m, rows]`, on the threads of the current pool.
+/// `out = x · wᵀ` for `x: [m, cols]` and each matrix with its `out: [m, rows]`, on the threads of the current pool.
 ///
 /// # Panics
 /// If a slice does not fit the shapes.
-pub fn linear(activation: Activation, x: &[f32], m: usize, w: PackedMatrix<'_>, out: &mut [f32]) {
-    linear_on(Arm::best(), activation, x, m, w, out);
+pub fn linear(activation: Activation, x: &[f32], m: usize, products: Vec<(PackedMatrix<'_>, &mut [f32])>) {
+    linear_on(Arm::best(), activation, x, m, products);
 }
 
 pub(crate) fn linear_on(
@@ -139,33 +140,62 @@ pub(crate) fn linear_on(
     activation: Activation,
     x: &[f32],
     m: usize,
-    w: PackedMatrix<'_>,
-    out: &mut [f32],
+    products: Vec<(PackedMatrix<'_>, &mut [f32])>,
 ) {
-    w.check();
-    assert_eq!(x.len(), m * w.cols, "activations of [{m}, {}]", w.cols);
-    assert_eq!(out.len(), m * w.rows, "outputs of [{m}, {}]", w.rows);
-    if out.is_empty() {
-        return;
-    }
-    let out = Output::new(out, w.rows);
+    let products: Vec<_> = products
+        .into_iter()
+        .filter(|(_, out)| !out.is_empty())
+        .map(|(w, out)| {
+            w.check();
+            assert_eq!(x.len(), m * w.cols, "activations of [{m}, {}]", w.cols);
+            assert_eq!(out.len(), m * w.rows, "outputs of [{m}, {}]", w.rows);
+            (w, Output::new(out, w.rows))
+        })
+        .collect();
     match activation {
-        Activation::F32 => by_tiles(arm, w, m, out, Operand::Floats(x)),
+        Activation::F32 => by_tiles(arm, m, &products, &|_| Operand::Floats(x)),
         Activation::Int8 => match m {
-            1 => by_tiles(arm, w, m, out, Operand::One(&quantize(arm, x, m, w))),
-            2 => by_tiles(arm, w, m, out, Operand::Two(&quantize(arm, x, m, w))),
-            3 => by_tiles(arm, w, m, out, Operand::Three(&quantize(arm, x, m, w))),
-            _ => by_tiles(arm, w, m, out, Operand::Tiles(&quantize(arm, x, m, w))),
+            1 => integer(arm, x, m, &products, |blocks| Operand::One(blocks)),
+            2 => integer(arm, x, m, &products, |blocks| Operand::Two(blocks)),
+            3 => integer(arm, x, m, &products, |blocks| Operand::Three(blocks)),
+            _ => integer(arm, x, m, &products, |blocks| Operand::Tiles(blocks)),
         },
     }
+}
+
+/// Quantises the activations, once for all matrices whose formats ask the same of them, and multiplies.
+fn integer<const R: usize>(
+    arm: Arm,
+    x: &[f32],
+    m: usize,
+    products: &[(PackedMatrix<'_>, Output)],
+    operand: for<'a> fn(&'a [ActivationBlock<R>]) -> Operand<'a>,
+) {
+    let mut quantized: Vec<(Zero, Vec<ActivationBlock<R>>)> = Vec::new();
+    for (w, _) in products {
+        let zero = zero_of(w.format);
+        if quantized.iter().all(|(other, _)| *other != zero) {
+            quantized.push((zero, quantize(arm, x, m, w.cols, zero)));
+        }
+    }
+    by_tiles(arm, m, products, &|format| {
+        let zero = zero_of(format);
+        let found = quantized.iter().find(|(other, _)| *other == zero);
+        operand(found.map_or(&[], |(_, blocks)| blocks))
+    });
 }
 
 /// Tiles of activations that a task quantises.
 const QUANTIZE_TILES: usize = 4;
 
 /// Activations in 8 bits: for each `R` rows of `x`, `cols / 32` blocks.
-fn quantize<const R: usize>(arm: Arm, x: &[f32], m: usize, w: PackedMatrix<'_>) -> Vec<ActivationBlock<R>> {
-    let (cols, zero) = (w.cols, zero_of(w.format));
+fn quantize<const R: usize>(
+    arm: Arm,
+    x: &[f32],
+    m: usize,
+    cols: usize,
+    zero: Zero,
+) -> Vec<ActivationBlock<R>> {
     let per_tile = cols / BLOCK;
     let mut blocks = vec![ActivationBlock::ZERO; m.div_ceil(R) * per_tile];
     if per_tile == 0 {
@@ -220,32 +250,61 @@ enum Operand<'a> {
 
 /// Activation rows of a task: their sums and a panel's share of their codes stay in the second-level cache.
 const TASK_M: usize = 256;
-/// A task reads about as many packed bytes, or a 32nd of the matrix if that is less, …
+/// A task reads about as many packed bytes, or its thread's share divided by [`TASKS_PER_THREAD`] if that is less, …
 const TASK_BYTES: usize = 256 * 1024;
 /// … but not less than this: handing a task over takes as long as reading some kilobytes.
 const TASK_BYTES_MIN: usize = 16 * 1024;
+/// As many tasks as even out what one thread is slower than another.
+const TASKS_PER_THREAD: usize = 8;
 
-/// Splits the output into tiles, and runs them on the pool.
-fn by_tiles(arm: Arm, w: PackedMatrix<'_>, m: usize, out: Output, operand: Operand<'_>) {
-    let groups = w.rows.div_ceil(GROUP_ROWS);
-    let group_bytes = (w.data.len() / groups).max(1);
-    let per_task = TASK_BYTES.div_ceil(group_bytes).min(groups.div_ceil(32));
-    let per_task = per_task.max(if m == 1 { TASK_BYTES_MIN.div_ceil(group_bytes) } else { 1 });
-    let across = groups.div_ceil(per_task);
+/// The tasks of one matrix of a call.
+struct Part<'a> {
+    w: PackedMatrix<'a>,
+    out: Output,
+    operand: Operand<'a>,
+    /// Groups of rows of a task.
+    groups: usize,
+    /// Tasks side by side; those of the next rows of activations follow.
+    across: usize,
+    /// The numbers of its tasks among those of the call.
+    tasks: Range<usize>,
+}
+
+/// Splits the outputs into tiles, and runs them on the pool.
+fn by_tiles<'a>(
+    arm: Arm,
+    m: usize,
+    products: &[(PackedMatrix<'a>, Output)],
+    operand: &dyn Fn(Format) -> Operand<'a>,
+) {
+    let total: usize = products.iter().map(|(w, _)| w.data.len()).sum();
+    let share = total.div_ceil(pool::threads() * TASKS_PER_THREAD);
+    let task_bytes = share.min(TASK_BYTES).max(if m == 1 { TASK_BYTES_MIN } else { 1 });
     // Blocks of equal height: a last one of a few rows would unpack all weights for them.
-    let m_block = m.div_ceil(m.div_ceil(TASK_M)).next_multiple_of(2 * TILE_ROWS);
-    pool::run(across * m.div_ceil(m_block), &|task| {
-        let first = task % across * per_task;
-        let m_first = task / across * m_block;
+    let m_block = m.div_ceil(m.div_ceil(TASK_M).max(1)).next_multiple_of(2 * TILE_ROWS).max(1);
+    let mut tasks = 0;
+    let parts = products.iter().map(|&(w, out)| {
+        let all = w.rows.div_ceil(GROUP_ROWS);
+        let groups = task_bytes.div_ceil((w.data.len() / all).max(1)).min(all);
+        let across = all.div_ceil(groups);
+        let first = tasks;
+        tasks += across * m.div_ceil(m_block);
+        Part { w, out, operand: operand(w.format), groups, across, tasks: first..tasks }
+    });
+    let parts: Vec<_> = parts.collect();
+    pool::run(tasks, &|task| {
+        let Some(part) = parts.iter().find(|part| part.tasks.contains(&task)) else { return };
+        let task = task - part.tasks.start;
+        let (first, m_first) = (task % part.across * part.groups, task / part.across * m_block);
         let tile = Tile {
-            format: w.format,
-            cols: w.cols,
-            data: w.data,
-            groups: first..groups.min(first + per_task),
+            format: part.w.format,
+            cols: part.w.cols,
+            data: part.w.data,
+            groups: first..part.w.rows.div_ceil(GROUP_ROWS).min(first + part.groups),
             m: m_first..m.min(m_first + m_block),
-            out,
+            out: part.out,
         };
-        run_tile(arm, &tile, operand);
+        run_tile(arm, &tile, part.operand);
     });
 }
 

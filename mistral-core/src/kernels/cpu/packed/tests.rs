@@ -76,7 +76,7 @@ impl Case {
 
     fn linear(&self, arm: Arm, activation: Activation, x: &[f32], m: usize) -> Vec<f32> {
         let mut out = vec![f32::NAN; m * self.rows];
-        linear_on(arm, activation, x, m, self.matrix(), &mut out);
+        linear_on(arm, activation, x, m, vec![(self.matrix(), &mut out)]);
         out
     }
 
@@ -272,6 +272,26 @@ fn a_row_does_not_depend_on_its_batch_or_on_threads() {
                 let row = &x[i * case.cols..][..case.cols];
                 let alone = case.linear(Arm::best(), activation, row, 1);
                 assert_eq!(bits(&alone), bits(&together[i * case.rows..][..case.rows]), "{}", format.name());
+            }
+        }
+    }
+}
+
+#[test]
+fn matrices_multiplied_together_give_what_each_gives_alone() {
+    let pool = std::sync::Arc::new(pool::Pool::new(2).unwrap());
+    // What they ask of the activations differs, and so do their heights.
+    let cases = [(Format::Q4_K, 40), (Format::Q4_K, 7), (Format::Q6_K, 70), (Format::Q8_0, 16)];
+    let cases = cases.map(|(format, rows)| Case::new(format, rows, 512));
+    for m in [1, 2, 3, 4, 30] {
+        let x = Random(m as u64).floats(m * 512);
+        for activation in [Activation::Int8, Activation::F32] {
+            let mut outs = cases.each_ref().map(|case| vec![f32::NAN; m * case.rows]);
+            let products = cases.iter().zip(&mut outs).map(|(case, out)| (case.matrix(), &mut out[..]));
+            pool.scope(None, || linear_on(Arm::best(), activation, &x, m, products.collect()));
+            for (case, out) in cases.iter().zip(&outs) {
+                let alone = case.linear(Arm::best(), activation, &x, m);
+                assert_eq!(bits(out), bits(&alone), "{} × {m}, {activation:?}", case.format.name());
             }
         }
     }

@@ -76,27 +76,33 @@ impl Avx2 {
         })
     }
 
-    /// [`Simd::dot`] for codes of eight bits: magnitude of the weight × activation with the weight's sign. Both are at most 128,
-    /// so a pair of products fits into an i16, and no sum of pairs does.
+    /// [`Simd::dot`] for codes of eight bits, as two of four bits: 16 × high + low. Of whole codes no sum of products fits into an i16.
     #[inline(always)]
     fn dot_bytes<const M: usize, const G: usize>(
         self,
         codes: &[[__m256i; 2]; G],
         activations: [&[[i8; 4]; G]; M],
+        starts: [i32; M],
     ) -> [[__m256i; 2]; M] {
         intrinsics!({
+            let mask = _mm256_set1_epi8(15);
             let mut sums = [[_mm256_setzero_si256(); 2]; M];
-            for (g, codes) in codes.iter().enumerate() {
-                let codes = both!(|codes| _mm256_xor_si256(codes, _mm256_set1_epi8(-128)));
-                let magnitudes = both!(|codes| _mm256_abs_epi8(codes));
-                for m in 0..M {
-                    let four = four(activations[m][g]);
-                    for half in 0..2 {
-                        let signed = _mm256_sign_epi8(four, codes[half]);
-                        let pairs = _mm256_maddubs_epi16(magnitudes[half], signed);
-                        let products = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
-                        sums[m][half] = _mm256_add_epi32(sums[m][half], products);
+            for half in 0..2 {
+                let mut pairs = [[_mm256_setzero_si256(); 2]; M];
+                for g in 0..G {
+                    let low = _mm256_and_si256(codes[g][half], mask);
+                    let high = _mm256_and_si256(_mm256_srli_epi16::<4>(codes[g][half]), mask);
+                    for m in 0..M {
+                        let four = four(activations[m][g]);
+                        pairs[m][0] = _mm256_add_epi16(pairs[m][0], _mm256_maddubs_epi16(low, four));
+                        pairs[m][1] = _mm256_add_epi16(pairs[m][1], _mm256_maddubs_epi16(high, four));
                     }
+                }
+                for m in 0..M {
+                    let low = _mm256_madd_epi16(pairs[m][0], _mm256_set1_epi16(1));
+                    let high = _mm256_madd_epi16(pairs[m][1], _mm256_set1_epi16(16));
+                    let start = _mm256_set1_epi32(starts[m]);
+                    sums[m][half] = _mm256_add_epi32(start, _mm256_add_epi32(low, high));
                 }
             }
             sums
@@ -184,7 +190,7 @@ impl Simd for Avx2 {
         starts: [i32; M],
     ) -> [[__m256i; 2]; M] {
         match bits {
-            8 => self.dot_bytes(codes, activations),
+            8 => self.dot_bytes(codes, activations, starts),
             _ => self.dot_short(bits, codes, activations, starts),
         }
     }

@@ -1,0 +1,223 @@
+//! The kernels against the reference, on shapes that fit no cube.
+
+use std::sync::Arc;
+
+use crate::config::RopeStyle;
+use crate::device::{self, Opened};
+use crate::kernels::check::Check;
+use crate::kernels::cpu::packed::{has_packed_form, packed_len, repack};
+use crate::kernels::{Activation, AttentionSpec, CacheSpec, CacheType, Layout, LinearSpec};
+use crate::quant::Format;
+use crate::testing::Random;
+use crate::weights::Fp8Scale;
+
+fn open() -> Opened {
+    device::open("wgpu", 0)
+        .unwrap_or_else(|e| panic!("{e}: these tests need a driver, such as Mesa's lavapipe"))
+}
+
+fn scales(rows: usize, cols: usize) -> [Fp8Scale; 3] {
+    let count = rows.div_ceil(16) * cols.div_ceil(8);
+    [
+        Fp8Scale::Scalar(0.375),
+        Fp8Scale::PerRow((0..rows).map(|row| 0.25 + row as f32).collect()),
+        Fp8Scale::Block { rows: 16, cols: 8, values: (0..count).map(|i| 1.0 + i as f32 / 8.0).collect() },
+    ]
+}
+
+#[test]
+fn linear_layers_equal_decoded_matrices() {
+    let opened = open();
+    let check = Check::new(&opened.device);
+    for format in Format::all().filter(|format| has_packed_form(*format) || super::multiplies(*format)) {
+        let widths: &[usize] = match format.block_len() {
+            1 => &[1, 43, 130],
+            32 => &[32, 96, 288, 512],
+            _ => &[256, 768],
+        };
+        for (&cols, rows) in widths.iter().zip([1, 35, 7, 16]) {
+            let data = Random::new(rows as u64).tensor("w", format, &[rows, cols]).bytes;
+            let (layout, data) = match has_packed_form(format) {
+                false => (Layout::Rows, data),
+                true => {
+                    let mut out = vec![0; packed_len(format, rows, cols).unwrap()];
+                    repack(format, rows, cols, &data, &mut out).unwrap();
+                    (Layout::Packed, out)
+                }
+            };
+            let scales = match format {
+                Format::F8E4M3 => scales(rows, cols).map(|scale| Some(Arc::new(scale))).to_vec(),
+                _ => vec![None],
+            };
+            for scale in scales {
+                let activation = Activation::F32;
+                let spec = LinearSpec { format, layout, rows, cols, scale, activation };
+                for m in [1, 2, 8, 19] {
+                    check.linear(&data, &spec, m).unwrap();
+                }
+            }
+        }
+    }
+    opened.check().unwrap();
+}
+
+#[test]
+fn norms_rotations_and_gates_equal_tensor_operations() {
+    let opened = open();
+    for (t, heads, head_dim) in [(1, 1, 2), (3, 5, 6), (9, 4, 64), (70, 9, 64)] {
+        for style in [RopeStyle::Interleaved, RopeStyle::HalfSplit] {
+            Check::new(&opened.device).elementwise(t, heads, head_dim, style).unwrap();
+        }
+    }
+}
+
+#[test]
+fn attention_equals_softmax_of_a_masked_product() {
+    let opened = open();
+    for cache_type in [CacheType::F32, CacheType::F16] {
+        for (n_heads, n_kv_heads, head_dim, start, t, window) in [
+            (2, 2, 8, 0, 1, None),
+            (4, 2, 20, 0, 40, None),
+            (6, 2, 64, 63, 3, None),
+            (5, 1, 34, 64, 1, None),
+            (3, 3, 40, 255, 2, None),
+            (3, 1, 72, 250, 13, None),
+            (2, 1, 130, 70, 2, None),
+            (4, 2, 16, 5, 9, Some(3)),
+            (4, 2, 16, 100, 40, Some(24)),
+            (6, 2, 32, 300, 1, Some(70)),
+        ] {
+            let capacity = window.map_or(start + t + 3, |window| window + t.max(16));
+            let cache = CacheSpec { n_kv_heads, capacity, head_dim, cache_type };
+            let spec = AttentionSpec { n_heads, start, window, scale: (head_dim as f32).powf(-0.5), cache };
+            Check::new(&opened.device).attention(&spec, t).unwrap();
+        }
+    }
+}
+
+/// Halves of every kind, subnormal and infinite ones included, as a matrix: each as itself.
+#[test]
+fn every_half_is_decoded_exactly() {
+    use burn::tensor::{DType, Int, Tensor, TensorData};
+    let opened = open();
+    let halves: Vec<u16> = (0..=u16::MAX).filter(|bits| half::f16::from_bits(*bits).is_finite()).collect();
+    let bytes: Vec<u8> = halves.iter().flat_map(|half| half.to_le_bytes()).collect();
+    let (rows, cols) = (halves.len(), 1);
+    let spec = LinearSpec {
+        format: Format::F16,
+        layout: Layout::Rows,
+        rows,
+        cols,
+        scale: None,
+        activation: Activation::F32,
+    };
+    let words = super::weight_bytes(bytes, &spec);
+    let data = TensorData::from_bytes_vec(words.clone(), [words.len() / 4], DType::U32);
+    let weight = Tensor::<1, Int>::from_data(data, (&opened.device, DType::U32));
+    let one = Tensor::<2>::from_data(TensorData::new(vec![1.0f32], [1, 1]), &opened.device);
+    let got: Vec<f32> =
+        crate::kernels::linear(one, &weight, &spec).try_into_data().unwrap().try_into_vec().unwrap();
+    for (half, got) in halves.iter().zip(got) {
+        assert_eq!(got, half::f16::from_bits(*half).to_f32(), "{half:#06x}");
+    }
+}
+
+/// Runs the ignored test `name` in a process of its own: what it does to its adapter would fail the others.
+fn child(name: &str) {
+    let name = format!("kernels::wgpu::tests::{name}");
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", &name, "--ignored", "--test-threads=1"])
+        .output()
+        .unwrap();
+    let text =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+}
+
+mod broken {
+    use burn_cubecl::cubecl;
+    use burn_cubecl::cubecl::prelude::*;
+
+    /// WGSL has no such type.
+    #[cube(launch)]
+    pub fn in_bf16(out: &mut [f32]) {
+        let value = half::bf16::cast_from(out[0] + 1.0f32);
+        out[0] = f32::cast_from(value + value);
+    }
+
+    #[cube(launch)]
+    pub fn fill(out: &mut [f32]) {
+        out[UNIT_POS as usize] = 1.0f32;
+    }
+}
+
+/// A kernel that no adapter can launch: reading what it should have written is an error. And one at which CubeCL's compiler panics, on a thread of its
+/// own: nobody is told, and what is read is what was in memory before. Only its answer shows it, which is why [`Check`] asks every kernel for one.
+#[test]
+fn a_kernel_that_fails_is_an_error_or_gives_another_answer() {
+    child("in_a_process_with_a_kernel_in_bf16");
+    child("in_a_process_with_too_large_a_cube");
+}
+
+/// The first number that a kernel has written, if nothing says that it failed.
+fn written(
+    launch: impl FnOnce(&burn_cubecl::cubecl::client::Client, burn_cubecl::cubecl::prelude::BufferArg),
+) -> Option<f32> {
+    let opened = open();
+    let client = opened.gpu.as_ref().unwrap().client();
+    let handle = client.create_from_slice(&[0; 16]);
+    // SAFETY: as long as it was made.
+    let argument = unsafe { burn_cubecl::cubecl::prelude::BufferArg::from_raw_parts(handle.clone(), 4) };
+    launch(client, argument);
+    let read = client.read_one(handle);
+    opened.check().ok()?;
+    read.ok().map(|bytes| f32::from_le_bytes(std::array::from_fn(|i| bytes[i])))
+}
+
+#[test]
+#[ignore = "runs in a process of its own"]
+fn in_a_process_with_a_kernel_in_bf16() {
+    use burn_cubecl::cubecl::prelude::{CubeCount, CubeDim};
+    let one = CubeCount::Static(1, 1, 1);
+    let answer = written(|client, out| broken::in_bf16::launch(client, one, CubeDim::new_1d(1), out));
+    assert_ne!(answer, Some(2.0), "WGSL has bf16 now");
+}
+
+#[test]
+#[ignore = "runs in a process of its own"]
+fn in_a_process_with_too_large_a_cube() {
+    use burn_cubecl::cubecl::prelude::{CubeCount, CubeDim};
+    let one = CubeCount::Static(1, 1, 1);
+    assert_eq!(written(|client, out| broken::fill::launch(client, one, CubeDim::new_1d(1 << 20), out)), None);
+}
+
+/// What the cache keeps is what the processor would keep, ties, subnormal halves and overflow included.
+#[test]
+fn halves_are_rounded_as_on_the_processor() {
+    use burn::tensor::{DType, Int, Tensor, TensorData};
+    let opened = open();
+    let mut values: Vec<f32> = (0..4096u32).map(|i| f32::from_bits(0x3300_0000 + i * 0x4_2001)).collect();
+    values.extend((0..1024).map(|i| (i as f32 + 0.5) * 2f32.powi(-24)));
+    values.extend([
+        0.0,
+        -0.0,
+        65504.0,
+        65519.9,
+        65520.0,
+        1e9,
+        -1e9,
+        2f32.powi(-25),
+        1.0000001 * 2f32.powi(-25),
+    ]);
+    values.resize(values.len().next_multiple_of(2), 0.0);
+    let spec = CacheSpec { n_kv_heads: 1, capacity: 1, head_dim: values.len(), cache_type: CacheType::F16 };
+    let cache = Tensor::<1, Int>::zeros([values.len() / 2], (&opened.device, DType::U32));
+    let rows = Tensor::<2>::from_data(TensorData::new(values.clone(), [1, values.len()]), &opened.device);
+    let cache = crate::kernels::cache_write(cache, rows, &spec, 0);
+    let words: Vec<u32> = cache.try_into_data().unwrap().try_into_vec().unwrap();
+    for (pair, word) in values.chunks(2).zip(words) {
+        let want = [0, 1].map(|i| half::f16::from_f32(pair[i]).to_bits());
+        let got = [word as u16, (word >> 16) as u16];
+        assert_eq!(got, want, "{pair:?}");
+    }
+}
