@@ -245,11 +245,12 @@ def main():
     results = {}
     for path in paths:
         results[path] = compare(path, arguments.threads, arguments.repeat, arguments.llama_bench)
-        if arguments.text:
-            same, count, apart = greedy_text(path, arguments.threads)
-            parting = "" if apart is None else f"; the next two are {apart:.2f} apart in the logits of exact arithmetic"
-            print(f"  greedy text: the first {same} of {count} tokens are the same{parting}")
-            results[path]["same_greedy_tokens"] = same
+    # Last: the peak memory of a process counts that of its parent before it.
+    for path in paths if arguments.text else []:
+        same, count, apart = greedy_text(path, arguments.threads)
+        parting = "" if apart is None else f"; the next two are {apart:.2f} apart in the logits of exact arithmetic"
+        print(f"{path}: the first {same} of {count} greedy tokens are the same{parting}")
+        results[path]["same_greedy_tokens"] = same
     print(json.dumps(results))
 
 
