@@ -4,7 +4,7 @@ use burn::backend::flex::{FlexTensor, Layout as FlexLayout};
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, Bytes, DType, Flex, TensorMetadata};
 
-use super::cpu::{attention, dense, elementwise, packed};
+use super::cpu::{attention, cache, dense, elementwise, packed};
 use super::{AttentionSpec, CacheSpec, Kernels, Layout, LinearSpec};
 use crate::config::RopeStyle;
 
@@ -198,7 +198,7 @@ fn cache_write<B: Host>(
     start: usize,
 ) -> IntTensor<B> {
     let rows = B::contiguous(rows);
-    B::bytes_mut(cache, |cache| attention::cache_write(cache, B::floats(&rows), spec, start))
+    B::bytes_mut(cache, |bytes| cache::cache_write(bytes, B::floats(&rows), spec, start))
 }
 
 fn attention<B: Host>(

@@ -1,4 +1,4 @@
-//! Grouped-query attention over the cache, and the writing of new keys and values into it.
+//! Grouped-query attention over the cache.
 //!
 //! Positions are taken in blocks of [`BLOCK`] and splits of [`SPLIT`], both aligned to multiples from position 0 on; inside a split the softmax is computed
 //! online (Milakov & Gimelshein 2018, arXiv:1805.02867), and splits are merged in order (FlashDecoding). So an output depends on its query and
@@ -20,44 +20,6 @@ const SPLIT: usize = 256;
 const TASK_ROWS: usize = 32;
 /// Lanes of a vector. Rows are filled up with zeros to whole vectors before they are multiplied.
 const LANES: usize = 8;
-
-/// Writes `rows: [t, n_kv_heads * head_dim]` at positions `start..start + t` of a ring laid out `[n_kv_heads, capacity, head_dim]`.
-pub fn cache_write(cache: &mut [u8], rows: &[f32], spec: &CacheSpec, start: usize) {
-    let width = spec.n_kv_heads * spec.head_dim;
-    let size = spec.cache_type.bytes();
-    assert_eq!(cache.len(), width * spec.capacity * size);
-    for (i, row) in rows.chunks_exact(width).enumerate() {
-        let slot = (start + i) % spec.capacity;
-        for (head, values) in row.chunks_exact(spec.head_dim).enumerate() {
-            let at = (head * spec.capacity + slot) * spec.head_dim * size;
-            store(&mut cache[at..at + spec.head_dim * size], values, spec.cache_type);
-        }
-    }
-}
-
-fn store(to: &mut [u8], from: &[f32], cache_type: CacheType) {
-    match cache_type {
-        CacheType::F32 => {
-            to.chunks_exact_mut(4).zip(from).for_each(|(to, v)| to.copy_from_slice(&v.to_le_bytes()));
-        }
-        CacheType::F16 => store_f16(to, from),
-    }
-}
-
-simd_dispatch!(fn store_f16(to: &mut [u8], from: &[f32]) = store_f16_body);
-
-#[inline(always)]
-fn store_f16_body<V: F32x8>(to: &mut [u8], from: &[f32]) {
-    assert_eq!(to.len(), from.len() * 2);
-    let whole = from.len() / 8 * 8;
-    for j in (0..whole).step_by(8) {
-        // SAFETY: `j + 8 <= from.len()`, and `to` has two bytes for each.
-        unsafe { V::load(from.as_ptr().add(j)).store_f16(to.as_mut_ptr().cast::<u16>().wrapping_add(j)) };
-    }
-    for j in whole..from.len() {
-        to[2 * j..2 * j + 2].copy_from_slice(&half::f16::from_f32(from[j]).to_le_bytes());
-    }
-}
 
 /// What every task of one call reads.
 #[derive(Clone, Copy)]
@@ -232,10 +194,20 @@ fn merge(parts: &[f32], r: usize, n: usize, out: &mut [f32]) {
 struct Scratch {
     /// The queries, times the scale: `[rows, stride]`.
     queries: Vec<f32>,
-    /// A block of keys, then of values: `[BLOCK, stride]`.
+    /// A block of keys, then of values: `[BLOCK, stride]`, or nothing while they are read where they lie.
     block: Vec<f32>,
     /// `[rows, BLOCK]`
     scores: Vec<f32>,
+}
+
+impl Scratch {
+    /// Leaves nothing of a session's keys, values and queries in a thread that outlives it.
+    fn wipe(&mut self) {
+        for part in [&mut self.queries, &mut self.block, &mut self.scores] {
+            part.fill(0.0);
+            part.clear();
+        }
+    }
 }
 
 thread_local! {
@@ -244,9 +216,12 @@ thread_local! {
 
 /// The partial softmaxes of `rows` over each of `splits`, into `parts`.
 fn attend(call: Call<'_>, rows: Rows, splits: Range<usize>, parts: &mut [f32]) {
-    SCRATCH.with_borrow_mut(|scratch| match call.spec.cache.cache_type {
-        CacheType::F16 => attend_f16(call, rows, splits, parts, scratch),
-        CacheType::F32 => attend_f32(call, rows, splits, parts, scratch),
+    SCRATCH.with_borrow_mut(|scratch| {
+        match call.spec.cache.cache_type {
+            CacheType::F16 => attend_f16(call, rows, splits, parts, scratch),
+            CacheType::F32 => attend_f32(call, rows, splits, parts, scratch),
+        }
+        scratch.wipe();
     });
 }
 
@@ -265,7 +240,6 @@ fn attend_body<V: F32x8, L: Load>(
     let n = rows.tokens.len() * group;
     scratch.queries.resize(n.next_multiple_of(QUERIES) * stride, 0.0);
     scratch.scores.resize(n.next_multiple_of(QUERIES) * BLOCK, 0.0);
-    scratch.block.resize(BLOCK * stride, 0.0);
     load_queries(call, &rows, &mut scratch.queries);
     let (first, last) = (spec.start + rows.tokens.start, spec.start + rows.tokens.end - 1);
     for (split, part) in splits.zip(parts.chunks_exact_mut(call.part_len(n))) {
@@ -289,6 +263,7 @@ fn attend_body<V: F32x8, L: Load>(
                     );
                 }
                 Source::Decoded => {
+                    scratch.block.resize(BLOCK * stride, 0.0);
                     decode_block::<V, L>(call, call.k, rows.kv_head, &span, &mut scratch.block);
                     let decoded = as_bytes(&scratch.block);
                     score::<V, LoadF32>(
@@ -579,4 +554,36 @@ unsafe fn add_tile<V: F32x8, L: Load, const R: usize, const W: usize>(
         }
     }
     R
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::cache::cache_write;
+    use super::*;
+
+    #[test]
+    fn nothing_stays_in_the_scratch_of_a_thread() {
+        for cache_type in [CacheType::F16, CacheType::F32] {
+            for tokens in [1, 9] {
+                let cache = CacheSpec { n_kv_heads: 1, capacity: 16, head_dim: 12, cache_type };
+                let spec = AttentionSpec { n_heads: 2, start: 3, window: None, scale: 0.5, cache };
+                let mut kv = vec![0; 16 * 12 * cache_type.bytes()];
+                cache_write(&mut kv, &[1.5; 16 * 12], &spec.cache, 0);
+                let out = attention(&vec![2.0; tokens * 2 * 12], &kv, &kv, &spec);
+                assert!(out.iter().all(|x| (x - 1.5).abs() < 1e-6), "{out:?}");
+                SCRATCH.with_borrow_mut(|Scratch { queries, block, scores }| {
+                    assert!(queries.capacity() > 0 && block.capacity() > 0 && scores.capacity() > 0);
+                    for part in [queries, block, scores] {
+                        assert!(part.is_empty() && part.spare_capacity_mut().len() > 0);
+                        // SAFETY: what was in use was written before, and `clear` leaves it.
+                        assert!(
+                            unsafe { std::slice::from_raw_parts(part.as_ptr(), 12) }
+                                .iter()
+                                .all(|x| *x == 0.0)
+                        );
+                    }
+                });
+            }
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! Kernels for the processor, on slices: shared by every backend whose tensors lie in host memory.
 
 pub mod attention;
+pub mod cache;
 pub mod dense;
 pub mod elementwise;
 pub mod packed;

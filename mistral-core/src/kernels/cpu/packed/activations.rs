@@ -34,8 +34,12 @@ impl<const R: usize> ActivationBlock<R> {
     #[inline(always)]
     pub fn quantize(&mut self, r: usize, zero: Zero, values: &[f32; BLOCK]) {
         let (scale, codes) = quantize(values);
-        let sum = |codes: &[i8]| codes.iter().map(|&code| i32::from(code)).sum::<i32>();
-        let halves = [sum(&codes[..16]), sum(&codes[16..])];
+        let mut halves = [0; 2];
+        for (half, codes) in halves.iter_mut().zip(codes.as_chunks::<16>().0) {
+            for &code in codes {
+                *half += i32::from(code);
+            }
+        }
         let first = if zero.halves { halves[0] } else { halves[0] + halves[1] };
         self.scales[r] = scale;
         self.sums[r] = (halves[0] + halves[1]) as f32;
@@ -50,7 +54,10 @@ impl<const R: usize> ActivationBlock<R> {
 #[inline(always)]
 fn quantize(values: &[f32; BLOCK]) -> (f32, [i8; BLOCK]) {
     // As integers the magnitudes are in the order of the floats, with infinity and NaN on top.
-    let largest = values.iter().fold(0, |largest, value| largest.max(value.to_bits() & 0x7fff_ffff));
+    let mut largest = 0;
+    for value in values {
+        largest = largest.max(value.to_bits() & 0x7fff_ffff);
+    }
     let largest = f32::from_bits(largest);
     if !largest.is_finite() {
         return (f32::NAN, [0; BLOCK]);
@@ -61,6 +68,9 @@ fn quantize(values: &[f32; BLOCK]) -> (f32, [i8; BLOCK]) {
     }
     let inverse = 127.0 / largest;
     // Adding 1.5 × 2^23 rounds to the nearest whole number, halves to even, and leaves it in the low bits.
-    let codes = values.map(|value| (value * inverse + 12_582_912.0).to_bits() as i8);
+    let mut codes = [0; BLOCK];
+    for (code, value) in codes.iter_mut().zip(values) {
+        *code = (value * inverse + 12_582_912.0).to_bits() as i8;
+    }
     (largest / 127.0, codes)
 }
