@@ -4,7 +4,7 @@
 use std::ffi::{c_char, c_void};
 use std::ptr::{null, null_mut};
 
-type Handle = *mut c_void;
+pub type Handle = *mut c_void;
 
 // SAFETY: these are the declarations of mistral.h. They are safe to call here: handles are checked by the library, and the other pointers
 // that this program passes are right.

@@ -8,10 +8,12 @@
 //! $ cargo test --release -p mistral-core --test fuzz -- template --first 4711 --rounds 1 --seed 7 --show
 //! ```
 //!
-//! A round depends on the seed and its number alone.
+//! A round depends on the seed and its number alone. `tests/fuzz.sh` runs the same targets under libFuzzer and AddressSanitizer.
 #![allow(clippy::print_stdout, reason = "a test program without a harness prints its results")]
 
 mod files;
+#[cfg(guided)]
+mod guided;
 mod memory;
 mod mutate;
 mod targets;
@@ -58,6 +60,29 @@ impl Options {
     }
 }
 
+/// `NAME FOLDER FLAG…`: a target under libFuzzer.
+#[cfg(guided)]
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let [name, folder, flags @ ..] = &words[..] else { panic!("a target, a folder and flags of libFuzzer") };
+    let mut targets = targets::TARGETS.into_iter().chain(files::TARGETS);
+    let target = targets.find(|target| target.name == name).expect("the name of a target");
+    let seeds = (target.seeds)();
+    let run = move |input: &[u8]| {
+        let (_, peak) = memory::peak_of(|| (target.run)(input));
+        let bound = target.memory + 64 * input.len();
+        assert!(peak <= bound, "took {peak} bytes, more than {bound}");
+    };
+    let words = target.words;
+    let mutate = Box::new(move |seeds: &[Vec<u8>], input: &mut Vec<u8>, seed: u32| {
+        mutate::change(input, seeds, words, &mut Random::new(seed.into(), 0));
+    });
+    let status = guided::drive(guided::Guided { seeds, mutate, run: Box::new(run) }, folder.as_ref(), flags);
+    files::clean();
+    status
+}
+
+#[cfg(not(guided))]
 fn main() -> ExitCode {
     let options = Options::read(std::env::args().skip(1));
     std::thread::spawn(watch);

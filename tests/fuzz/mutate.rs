@@ -40,17 +40,17 @@ pub fn input(seeds: &[Vec<u8>], target: &Target, random: &mut Random) -> Vec<u8>
         true => words(target.words, random),
         false => random.of(seeds).clone(),
     };
-    change(&mut bytes, seeds, target, random);
+    change(&mut bytes, seeds, target.words, random);
     bytes
 }
 
 /// Changes an input, by the tree that it is or by its bytes.
-pub fn change(bytes: &mut Vec<u8>, seeds: &[Vec<u8>], target: &Target, random: &mut Random) {
+pub fn change(bytes: &mut Vec<u8>, seeds: &[Vec<u8>], words: &[&str], random: &mut Random) {
     if random.below(3) > 0
         && let Ok(mut tree) = serde_json::from_slice::<Value>(bytes)
     {
         for _ in 0..=random.below(3) {
-            change_tree(&mut tree, seeds, target.words, random);
+            change_tree(&mut tree, seeds, words, random);
         }
         *bytes = tree.to_string().into_bytes();
         if random.below(2) == 0 {
@@ -58,7 +58,7 @@ pub fn change(bytes: &mut Vec<u8>, seeds: &[Vec<u8>], target: &Target, random: &
         }
     }
     for _ in 0..random.below(4) {
-        change_bytes(bytes, seeds, target.words, random);
+        change_bytes(bytes, seeds, words, random);
     }
 }
 
