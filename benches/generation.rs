@@ -6,6 +6,9 @@
 //! memory is measured between them, so that the shares are of the same minutes.
 #![allow(clippy::print_stdout, reason = "a benchmark prints")]
 
+#[path = "support/read.rs"]
+mod read;
+
 use std::hint::black_box;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -66,7 +69,7 @@ fn measure(model: &Arc<Model>, arguments: &Arguments) -> Result<Vec<Figure>> {
         None => figures.push(Figure { name, unit, values: vec![value] }),
     };
     for _ in 0..arguments.repeat {
-        add("read memory".into(), "GB/s", read_bandwidth(model.threads()));
+        add("read memory".into(), "GB/s", read::bandwidth(model.threads()));
         for tokens in PREFILL.into_iter().filter(|&t| t <= longest) {
             add(format!("prefill {tokens}"), "token/s", prefill(model, tokens)?);
         }
@@ -109,28 +112,6 @@ fn context(model: &Arc<Model>, positions: usize) -> Result<SessionOptions> {
 /// Tokens that are the same in every run, spread over the vocabulary.
 fn ids(model: &Model, from: usize, count: usize) -> Vec<u32> {
     (from..from + count).map(|i| (i * 7919 % model.vocab_size()) as u32).collect()
-}
-
-/// GB/s at which `threads` threads together read memory that no cache holds.
-fn read_bandwidth(threads: usize) -> f64 {
-    const WORDS: usize = 24 << 20;
-    let parts: Vec<Vec<u64>> = (0..threads).map(|i| vec![i as u64 + 1; WORDS]).collect();
-    let start = Instant::now();
-    std::thread::scope(|scope| {
-        for part in &parts {
-            scope.spawn(move || {
-                for _ in 0..3 {
-                    let sum =
-                        black_box(part).as_chunks::<16>().0.iter().fold([0u64; 16], |mut sum, chunk| {
-                            sum.iter_mut().zip(chunk).for_each(|(s, c)| *s ^= c);
-                            sum
-                        });
-                    black_box(sum);
-                }
-            });
-        }
-    });
-    (3 * 8 * WORDS * threads) as f64 / start.elapsed().as_secs_f64() / 1e9
 }
 
 /// The most memory that this process ever held, in MiB; 0 where the system does not tell.

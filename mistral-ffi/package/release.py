@@ -7,8 +7,8 @@ For the C library: `lib/` and `include/` as install.py writes them, made by carg
 different names, and must be the same to the bit.
 
 It builds what is committed. The four tools are installed below `--tools` from crates.io, if they are not there: they are programs of this command, and no part of
-the library, whose own dependencies hold nothing that speaks to a network. cargo-deny fetches the RustSec database; `--without-advisories` leaves that out,
-and checks.json then says so. Needs cargo, git, a C compiler and GNU binutils; Linux.
+the library, whose own dependencies hold nothing that speaks to a network. cargo-deny fetches the RustSec database, or takes the copy that `--advisories` names (a git repository, for machines without a
+network); `--without-advisories` leaves that out. checks.json says which. Needs cargo, git, a C compiler and GNU binutils; Linux.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import sys
 import tempfile
 import zlib
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Set, Tuple
+from typing import Any, Dict, Iterable, List, Optional, Set, Tuple
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TOOLS = {"cargo-auditable": "0.7.7", "cargo-cyclonedx": "0.5.9", "cargo-about": "0.9.3", "cargo-deny": "0.20.2"}
@@ -140,12 +140,17 @@ def embedded(library: Path) -> Set[Package]:
     return {(part["name"], part["version"]) for part in listed["packages"] if part.get("kind", "runtime") == "runtime"}
 
 
-def checks(source: Path, advisories: bool) -> Dict[str, Any]:
+def checks(source: Path, database: Optional[Path], advisories: bool) -> Dict[str, Any]:
     kinds = (["advisories"] if advisories else []) + ["bans", "licenses", "sources"]
-    run(["cargo", "deny", "--locked", "check", *kinds], source)
+    rules = source / "deny.toml"
+    if database is not None:
+        place = f"[advisories]\ndb-urls = [{json.dumps(database.absolute().as_uri())}]\ndb-path = {json.dumps(str(source / 'advisories'))}\n"
+        rules.write_text(rules.read_text(encoding="utf-8") + "\n" + place, encoding="utf-8")
+    run(["cargo", "deny", "--locked", "check", "--config", rules, *kinds], source)
+    state = "" if database is None else run(["git", "log", "-1", "--format=, in the database as of %cs (%H)"], database).strip()
     return {
         "cargo_deny": kinds,
-        "advisories": "none that applies" if advisories else "NOT CHECKED",
+        "advisories": f"none that applies{state}" if advisories else "NOT CHECKED",
         "rustc": run(["rustc", "-vV"]).splitlines(),
         "tools": TOOLS,
         "commit": run(["git", "rev-parse", "HEAD"]).strip(),
@@ -156,6 +161,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--tools", type=Path, help="where the tools are, or are installed; default: OUT-tools")
+    parser.add_argument("--advisories", type=Path, metavar="REPOSITORY", help="a copy of the RustSec database")
     parser.add_argument("--without-advisories", action="store_true")
     given = parser.parse_args()
     out = given.out.absolute()
@@ -179,7 +185,7 @@ def main() -> None:
         about = ["cargo", "about", "generate", "--locked", "--manifest-path", sources[0] / "mistral-ffi" / "Cargo.toml"]
         about += ["--config", sources[0] / "about.toml", "--output-file", out / "NOTICE.html"]
         run([*about, sources[0] / "mistral-ffi" / "package" / "notice.hbs"], sources[0])
-        found = checks(sources[0], not given.without_advisories)
+        found = checks(sources[0], given.advisories, not given.without_advisories)
         # As for the SBOM; a scanner of the library sees too much rather than too little.
         found["listed_in_the_library_and_not_shipped"] = sorted(f"{name} {version}" for name, version in listed - parts)
         (out / "checks.json").write_text(json.dumps(found, indent=2) + "\n")

@@ -351,3 +351,26 @@ fn zero_of(format: Format) -> Zero {
 fn run_tile(arm: Arm, tile: &Tile<'_>, operand: Operand<'_>) {
     with_format!(tile.format, F => arm.run(FormatTile::<F> { tile, operand, format: PhantomData }));
 }
+
+/// Products of one round of [`dot_peak`].
+pub(crate) const DOT_PEAK_PRODUCTS: usize = 8 * 64 * TILE_ROWS;
+
+/// Multiplies a block of four-bit codes with four rows of activations, `rounds` times, without reading or writing anything else.
+pub(crate) fn dot_peak(arm: Arm, rounds: usize) {
+    struct Peak(usize);
+    impl Task for Peak {
+        #[inline(always)]
+        fn run<S: Simd>(self, simd: S) {
+            let codes = [simd.load(&[7; 64]); 8];
+            let block = std::hint::black_box(ActivationBlock::<TILE_ROWS>::ZERO);
+            let mut rows = [&block.codes[0]; TILE_ROWS];
+            for (row, codes) in rows.iter_mut().zip(&block.codes) {
+                *row = codes;
+            }
+            for _ in 0..self.0 {
+                std::hint::black_box(simd.dot(4, &codes, std::hint::black_box(rows), [0; TILE_ROWS]));
+            }
+        }
+    }
+    arm.run(Peak(rounds));
+}

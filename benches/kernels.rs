@@ -1,0 +1,108 @@
+//! The packed kernels by themselves: how fast one row reads the weights, and how fast many rows are multiplied, for each format and arm.
+//!
+//! `cargo bench --bench kernels [-- --threads N] [--repeat N] [--formats Q4_0,Q8_0]`
+//!
+//! One row: a matrix that no cache holds, GB/s of packed bytes, as a share of plain reading. 256 rows: products of a weight and an activation a second, as a share
+//! of what the arm does with four-bit codes when everything is in registers. Each figure is the median of the repeats, the limits are measured between them.
+#![allow(clippy::print_stdout, reason = "a benchmark prints")]
+
+#[path = "support/read.rs"]
+mod read;
+
+use std::time::Instant;
+
+use mistral_core::kernels::Activation;
+use mistral_core::quant::Format;
+use mistral_core::testing::{KernelCase, arms};
+use mistral_core::{Error, Result};
+use serde_json::json;
+
+const FORMATS: [Format; 10] = [
+    Format::Q4_0,
+    Format::Q4_1,
+    Format::Q5_0,
+    Format::Q5_1,
+    Format::Q8_0,
+    Format::Q4_K,
+    Format::Q5_K,
+    Format::Q6_K,
+    Format::IQ4_NL,
+    Format::IQ4_XS,
+];
+/// A matrix of a 7B model: 32 MB and more.
+const ROWS: usize = 14_336;
+const COLS: usize = 4096;
+const MANY: usize = 256;
+/// Rounds of the loop that measures the limit of the arithmetic.
+const ROUNDS: usize = 2_000_000;
+
+fn main() -> Result<()> {
+    let arguments = arguments()?;
+    println!("{:<8} {:<12} {:>10} {:>10} {:>10} {:>10}", "", "", "GB/s", "of reading", "GMAC/s", "of limit");
+    let mut lines = Vec::new();
+    for format in arguments.formats {
+        let case = KernelCase::new(format, ROWS, COLS, arguments.threads)?;
+        // The scalar arm is there for machines without the others, and slow.
+        for arm in arms().into_iter().filter(|arm| *arm != "scalar" || arms().len() == 1) {
+            let mut samples: [Vec<f64>; 4] = Default::default();
+            for _ in 0..arguments.repeat {
+                let rate = |work: f64, run: &mut dyn FnMut() -> Result<()>| -> Result<f64> {
+                    let start = Instant::now();
+                    run()?;
+                    Ok(work / start.elapsed().as_secs_f64() / 1e9)
+                };
+                let int8 = Activation::Int8;
+                let (one, many) = (vec![0.5; COLS], vec![0.5; MANY * COLS]);
+                samples[0].push(rate(4.0 * case.bytes() as f64, &mut || {
+                    (0..4).try_for_each(|_| case.run(arm, int8, &one, 1))
+                })?);
+                samples[1].push(read::bandwidth(arguments.threads));
+                let products = (MANY * ROWS * COLS) as f64;
+                samples[2].push(rate(products, &mut || case.run(arm, int8, &many, MANY))?);
+                let start = Instant::now();
+                let products = case.peak(arm, ROUNDS)? as f64;
+                samples[3].push(products / start.elapsed().as_secs_f64() / 1e9);
+            }
+            let [read, limit, mac, peak] = samples.map(median);
+            let (of_reading, of_limit) = (100.0 * read / limit, 100.0 * mac / peak);
+            println!(
+                "{:<8} {arm:<12} {read:>10.2} {of_reading:>9.0}% {mac:>10.1} {of_limit:>9.0}%",
+                format.name()
+            );
+            lines.push(json!({ "format": format.name(), "arm": arm, "gb_per_s": read, "read_gb_per_s": limit, "gmac_per_s": mac, "peak_gmac_per_s": peak }));
+        }
+    }
+    println!("{}", json!({ "threads": arguments.threads, "rows": ROWS, "cols": COLS, "kernels": lines }));
+    Ok(())
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+struct Arguments {
+    threads: usize,
+    repeat: usize,
+    formats: Vec<Format>,
+}
+
+fn arguments() -> Result<Arguments> {
+    let mut parsed = Arguments { threads: 2, repeat: 5, formats: FORMATS.to_vec() };
+    let mut words = std::env::args().skip(1).filter(|word| word != "--bench");
+    while let Some(word) = words.next() {
+        let value = words.next().ok_or_else(|| Error::argument(&word, "nothing", "a value"))?;
+        let number = || value.parse::<usize>().map_err(|_| Error::argument(&word, &value, "a whole number"));
+        match word.as_str() {
+            "--threads" => parsed.threads = number()?.max(1),
+            "--repeat" => parsed.repeat = number()?.max(1),
+            "--formats" => {
+                let format = |name: &str| FORMATS.into_iter().find(|format| format.name() == name);
+                let formats: Option<Vec<_>> = value.split(',').map(format).collect();
+                parsed.formats = formats.ok_or_else(|| Error::argument(&word, &value, "packed formats"))?;
+            }
+            _ => return Err(Error::argument("argument", &word, "--threads, --repeat or --formats")),
+        }
+    }
+    Ok(parsed)
+}

@@ -1,0 +1,77 @@
+//! The packed kernels by themselves, arm by arm, for `benches/kernels.rs`.
+
+use std::hint::black_box;
+use std::sync::Arc;
+
+use super::Random;
+use crate::error::{Error, Result};
+use crate::kernels::Activation;
+use crate::kernels::cpu::packed::{
+    Arena, Arm, DOT_PEAK_PRODUCTS, PackedBytes, PackedMatrix, dot_peak, linear_on, packed_len, repack,
+};
+use crate::kernels::cpu::pool::Pool;
+use crate::quant::Format;
+
+/// A matrix `[rows, cols]` of random blocks, in packed form, and the threads that multiply by it.
+pub struct KernelCase {
+    format: Format,
+    rows: usize,
+    cols: usize,
+    data: PackedBytes,
+    pool: Arc<Pool>,
+}
+
+/// The arms that this machine can run, the best one first.
+pub fn arms() -> Vec<&'static str> {
+    Arm::available().into_iter().map(Arm::name).collect()
+}
+
+fn arm(name: &str) -> Result<Arm> {
+    let found = Arm::available().into_iter().find(|arm| arm.name() == name);
+    found.ok_or_else(|| Error::argument("arm", name, arms().join(", ")))
+}
+
+impl KernelCase {
+    /// # Errors
+    /// If the format has no packed form, the shape does not fit it, or memory or threads are not given.
+    pub fn new(format: Format, rows: usize, cols: usize, threads: usize) -> Result<Self> {
+        let mut random = Random::new(1);
+        let mut blocks = vec![0; format.row_bytes(cols)? * rows];
+        blocks.fill_with(|| random.bits() as u8);
+        let mut data = Arena::default().zeroed(packed_len(format, rows, cols)?)?;
+        repack(format, rows, cols, &blocks, &mut data)?;
+        let pool =
+            Pool::new(threads).map_err(|e| Error::limit("threads", threads.to_string(), e.to_string()))?;
+        Ok(Self { format, rows, cols, data, pool: Arc::new(pool) })
+    }
+
+    /// Bytes of the matrix.
+    pub fn bytes(&self) -> usize {
+        self.data.len()
+    }
+
+    /// Multiplies `x: [m, cols]` by the matrix, with the kernels of that arm.
+    ///
+    /// # Errors
+    /// If this machine has no such arm.
+    pub fn run(&self, arm_name: &str, activation: Activation, x: &[f32], m: usize) -> Result<()> {
+        let arm = arm(arm_name)?;
+        let mut out = vec![0.0; m * self.rows];
+        let matrix = PackedMatrix { format: self.format, rows: self.rows, cols: self.cols, data: &self.data };
+        self.pool.scope(None, || linear_on(arm, activation, x, m, vec![(matrix, &mut out)]));
+        black_box(out);
+        Ok(())
+    }
+
+    /// Products of codes of four bits and activations that `rounds` rounds on each thread compute with everything in registers: the limit of the
+    /// arithmetic.
+    ///
+    /// # Errors
+    /// As [`KernelCase::run`].
+    pub fn peak(&self, arm_name: &str, rounds: usize) -> Result<u64> {
+        let arm = arm(arm_name)?;
+        let threads = self.pool.threads();
+        self.pool.scope(None, || self.pool.run(threads, &|_| dot_peak(arm, rounds)));
+        Ok((threads * rounds * DOT_PEAK_PRODUCTS) as u64)
+    }
+}
