@@ -63,7 +63,7 @@ impl KernelCase {
         Ok(())
     }
 
-    /// Products of codes of four bits and activations that `rounds` rounds on each thread compute with everything in registers: the limit of the
+    /// Products of codes of four bits and activations that `rounds` rounds on each thread compute from the first-level cache: the limit of the
     /// arithmetic.
     ///
     /// # Errors
