@@ -65,6 +65,8 @@ def build(source: Path, out: Path) -> None:
     remapped = {source: "/mistral", cargo_home: "/cargo", Path(sysroot): "/rust"}
     flags = " ".join(f"--remap-path-prefix={path}={name}" for path, name in remapped.items())
     environment = {"RUSTFLAGS": flags, "SOURCE_DATE_EPOCH": commit_time(), "CARGO_INCREMENTAL": "0"}
+    # burn-ndarray has a number drawn at random while it is compiled (the crate const-random), but for this.
+    environment["CONST_RANDOM_SEED"] = PACKAGE
     run(["cargo", "auditable", "build", "--release", "--locked", "-p", PACKAGE, "--target", TARGET], source, **environment)
     static = source / "target" / TARGET / "release" / "libmistral.a"
     install = source / "mistral-ffi" / "package" / "install.py"
