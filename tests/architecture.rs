@@ -54,8 +54,8 @@ const MAY_IMPORT: [(&str, &[&str]); 32] = [
     ("marking", &["*"]),
     ("embed", &["*"]),
     ("estimate", &["*"]),
-    // What tests write files with, and break models by.
-    ("testing", &["error", "config", "quant", "weights", "engine"]),
+    // What tests write files with and break models by, and what benches run kernels by.
+    ("testing", &["error", "config", "quant", "weights", "kernels", "engine"]),
 ];
 
 /// The modules that compute on a device; no other mentions Burn.
