@@ -30,7 +30,8 @@ unsafe extern "C" {
     fn LLVMFuzzerMutate(data: *mut u8, size: usize, most: usize) -> usize;
 }
 
-/// Runs libFuzzer with `flags` (its own, such as `-runs=1000`) on the inputs in `folder`, where the seeds are written to and what it finds is kept.
+/// Runs libFuzzer with `flags` (its own, such as `-runs=1000`) on the inputs in `folder`, where the seeds are written to and what it finds is kept; or once
+/// on each file that is named among them.
 pub fn drive(guided: Guided, folder: &Path, flags: &[String]) -> ExitCode {
     std::fs::create_dir_all(folder).expect("a folder for the inputs");
     for (i, seed) in guided.seeds.iter().enumerate() {
@@ -38,7 +39,9 @@ pub fn drive(guided: Guided, folder: &Path, flags: &[String]) -> ExitCode {
     }
     assert!(GUIDED.set(guided).is_ok(), "one target a process");
     let folder = folder.to_str().expect("a path in UTF-8").to_owned();
-    let words = std::iter::once("fuzz".to_owned()).chain(flags.iter().cloned()).chain([folder]);
+    let files = flags.iter().any(|flag| !flag.starts_with('-'));
+    let words =
+        std::iter::once("fuzz".to_owned()).chain(flags.iter().cloned()).chain((!files).then_some(folder));
     let words: Vec<CString> = words.map(|word| CString::new(word).expect("no zero bytes")).collect();
     let mut pointers: Vec<*mut c_char> = words.iter().map(|word| word.as_ptr().cast_mut()).collect();
     let mut count = c_int::try_from(pointers.len()).expect("a few flags");

@@ -102,8 +102,8 @@ pub(super) fn integer<S: Simd, F: BlockFormat, const R: usize>(
     }
 }
 
-/// One group with `R` rows of activations, in one pass over the packed bytes. `scales` are room to work in: clearing it for each group took a tenth of the
-/// time.
+/// One group with `R` rows of activations, in one pass over the packed bytes. `scales` are room to work in: clearing it for each group shows in the
+/// time (PERFORMANCE.md).
 #[inline(always)]
 fn stream_group<S: Simd, F: BlockFormat, const R: usize>(
     simd: S,
