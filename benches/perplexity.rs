@@ -20,8 +20,6 @@ const UNSEEN: usize = WINDOW / 2;
 /// What a model reads the text with: one kind of activations.
 struct Reader {
     session: Session,
-    /// Logits before the next token.
-    before: Vec<f32>,
     /// Minus the logarithms of the probabilities of the tokens that count.
     loss: f64,
 }
@@ -31,7 +29,7 @@ impl Reader {
         let options = ModelOptions { activation, ..ModelOptions::default() };
         let model = Model::open(Path::new(path), &options, &mut Control::none())?;
         let options = SessionOptions { context: Some(WINDOW), ..SessionOptions::default() };
-        Ok(Self { session: model.session(&options)?, before: Vec::new(), loss: 0.0 })
+        Ok(Self { session: model.session(&options)?, loss: 0.0 })
     }
 
     /// Reads a window; returns the logits that predict each token of its second half: `[tokens, vocab_size]`.
@@ -39,11 +37,11 @@ impl Reader {
         let control = &mut Control::none();
         self.session.reset();
         self.session.prefill(unseen, control)?;
-        self.before = self.session.logits().to_vec();
+        let before = self.session.logits().to_vec();
         let mut rows = self.session.score(counted, control)?;
         // The logits after a token predict the next one.
-        rows.truncate(rows.len() - self.before.len());
-        Ok([std::mem::take(&mut self.before), rows].concat())
+        rows.truncate(rows.len() - before.len());
+        Ok([before, rows].concat())
     }
 }
 
