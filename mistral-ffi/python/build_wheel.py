@@ -1,6 +1,6 @@
 """Builds the wheel of this package: Python code for any version 3, and the C library for one platform.
 
-A build backend (PEP 517) that needs nothing of PyPI. `--config-settings static-library=PATH` takes a library that cargo has built already.
+A build backend (PEP 517) that needs nothing of PyPI. `--config-settings static-library=PATH` takes a library that cargo has built already, `cc=COMMAND` what links it.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+import shlex
 import subprocess
 import sys
 import sysconfig
@@ -48,9 +49,10 @@ def build_wheel(
     """Writes the wheel into a folder and returns its name."""
     header = Header(REPOSITORY / "include" / "mistral.h")
     version, system = ".".join(header.version), install.this_system()
-    given = (config_settings or {}).get("static-library")
+    settings = config_settings or {}
+    given, tools = settings.get("static-library"), Tools(cc=tuple(shlex.split(settings.get("cc", "cc"))))
     with tempfile.TemporaryDirectory() as folder:
-        names = libraries(system, Path(given) if given else install.build(system), header, Path(folder), Tools())
+        names = libraries(system, Path(given) if given else install.build(system), header, Path(folder), tools)
         library = Path(folder) / names.shared
         tag = f"py3-none-{platform_tag(library)}"
         # The name that `mistral._library` looks for.
