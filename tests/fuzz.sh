@@ -1,17 +1,19 @@
 #!/usr/bin/env bash
-# Fuzzing that is guided by coverage, under AddressSanitizer: tests/fuzz.sh [-n RUNS] [-s SECONDS] [TARGET...]
-# Without targets all of them, one after the other; each until RUNS inputs (10 million) or SECONDS (an hour) are over. An input that panics, takes longer than a second, or
+# Fuzzing that is guided by coverage, under AddressSanitizer: tests/fuzz.sh [-n RUNS] [-s SECONDS] [-j JOBS] [TARGET...]
+# Without targets all of them, JOBS (1) beside each other; each until RUNS inputs (10 million) or SECONDS (a day) are over. An input that panics, takes longer than a second, or
 # makes the process grow beyond 512 MiB ends it, and is kept in target/fuzz as TARGET-crash-..., for one more run: target/fuzz/run TARGET FOLDER FILE.
+# What is found of use stays in target/fuzz/TARGET, where the next run goes on; target/fuzz/runs.txt has a line of each run.
 #
 # Builds all dependencies once more, into target/sanitize/guided (about a quarter of an hour on two cores). x86-64 Linux; needs clang for libFuzzer.
 # RUSTC_BOOTSTRAP is what lets a stable compiler use the sanitizer; nothing that is shipped is built so.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-runs=10000000 seconds=3600
-while getopts n:s: option; do
+runs=10000000 seconds=86400 jobs=1
+while getopts n:s:j: option; do
     case $option in
         n) runs=$OPTARG ;;
         s) seconds=$OPTARG ;;
+        j) jobs=$OPTARG ;;
         *) exit 2 ;;
     esac
 done
@@ -30,30 +32,56 @@ done
 
 # program PACKAGE TEST: builds it, and says where it is
 program() {
-    RUSTC_BOOTSTRAP=1 RUSTFLAGS="$flags" CARGO_PROFILE_RELEASE_OPT_LEVEL=2 CARGO_PROFILE_RELEASE_DEBUG=line-tables-only \
+    RUSTC_BOOTSTRAP=1 RUSTC_WRAPPER=$PWD/tests/fuzz/rustc.sh RUSTFLAGS="$flags" CARGO_PROFILE_RELEASE_OPT_LEVEL=2 CARGO_PROFILE_RELEASE_DEBUG=line-tables-only \
         cargo test --release --target $target --target-dir target/sanitize/guided -p "$1" --test "$2" --no-run --message-format=json |
         sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -1
 }
 
+# The longest input of a target: what it needs for its structure, as time goes with length.
+longest() {
+    case $1 in
+        calls | answer) echo 256 ;;
+        template | schema) echo 1024 ;;
+        *) echo 4096 ;;
+    esac
+}
+
+# fuzz TARGET: runs it, and says what came of it
+fuzz() {
+    local name=$1 folder=target/fuzz/$1 log=target/fuzz/$1.log status=0 found
+    mkdir -p "$folder"
+    # libFuzzer's weights of inputs (entropic) cost more than they find where there are many features.
+    local limits=(-runs="$runs" -max_total_time="$seconds" -timeout=1 -rss_limit_mb=512 -max_len="$(longest "$name")" -entropic=0 -print_final_stats=1
+        -artifact_prefix="target/fuzz/$name-")
+    if [[ $name == calls ]]; then
+        FUZZ="$folder ${limits[*]}" "$calls" --ignored --nocapture guided_by_coverage >"$log" 2>&1 || status=1
+    else
+        "$parsers" "$name" "$folder" "${limits[@]}" >"$log" 2>&1 || status=1
+    fi
+    stat() { sed -n "s/^stat::$1: *//p" "$log"; }
+    found="$name: $(stat number_of_executed_units) inputs, $(stat average_exec_per_sec) a second, $(grep -o 'cov: [0-9]*' "$log" | tail -1), $(stat peak_rss_mb) MiB"
+    (( status == 0 )) || found+=", FAILED: $log"
+    echo "$found" | tee -a target/fuzz/runs.txt
+    return $status
+}
+
 # No leak checks while it runs: threads of pools are alive. ASan keeps what is freed for a while: not so much that it counts as growth.
 export ASAN_OPTIONS=detect_leaks=0:quarantine_size_mb=16:abort_on_error=1
-failed=0
 parsers=$(program mistral-core fuzz)
+[[ " ${targets[*]} " != *" calls "* ]] || calls=$(program mistral-ffi calls)
+mkdir -p target/fuzz
+ln -sf "$parsers" target/fuzz/run
+failed=0 running=0
 for name in "${targets[@]}"; do
-    folder=target/fuzz/$name
-    mkdir -p "$folder"
-    limits=(-runs="$runs" -max_total_time="$seconds" -timeout=1 -rss_limit_mb=512 -max_len=4096 -print_final_stats=1
-        -artifact_prefix="target/fuzz/$name-")
-    log=target/fuzz/$name.log
-    if [[ $name == calls ]]; then
-        FUZZ="$folder ${limits[*]}" "$(program mistral-ffi calls)" --ignored --nocapture guided_by_coverage >"$log" 2>&1 || failed=1
-    else
-        ln -sf "$parsers" target/fuzz/run
-        "$parsers" "$name" "$folder" "${limits[@]}" >"$log" 2>&1 || failed=1
+    if (( running == jobs )); then
+        wait -n || failed=1
+        running=$((running - 1))
     fi
-    executed=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")
-    peak=$(sed -n 's/^stat::peak_rss_mb: *//p' "$log")
-    covered=$(grep -o 'cov: [0-9]*' "$log" | tail -1)
-    echo "$name: ${executed:-?} inputs, ${covered:-no coverage}, ${peak:-?} MiB$(grep -qE 'ERROR|panicked' "$log" && echo ', FAILED: '"$log")"
+    fuzz "$name" &
+    running=$((running + 1))
+done
+while (( running )); do
+    wait -n || failed=1
+    running=$((running - 1))
 done
 exit $failed

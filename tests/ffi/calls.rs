@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use mistral_core::testing::Random;
 use mistral_core::{Control, Model, ModelOptions};
-use support::{temp, write_tiny_model};
+use support::{temp, write_tiny_model_of};
 
 const PROGRAMS: usize = 6000;
 
@@ -37,11 +37,11 @@ fn guided_by_coverage() {
     guided::drive(target, folder.as_ref(), flags);
 }
 
-/// A handle of a tiny model.
+/// A handle of a tiny model, whose context is soon full: what is sought is in the calls.
 fn tiny_model() -> calls::Handle {
     let folder = temp();
     let path = folder.path().join("tiny.gguf");
-    write_tiny_model(&path);
+    write_tiny_model_of(&path, 1, 32);
     let options = ModelOptions { threads: Some(1), max_memory: Some(64 << 20), ..ModelOptions::default() };
     let model = Model::open(&path, &options, &mut Control::none()).expect("a model");
     mistral::testing::adopt(model).cast()

@@ -174,7 +174,7 @@ const OPTIONS: [&str; 12] = [
 const REQUESTS: [&str; 4] = [
     "{\"messages\": [{\"role\": \"user\", \"content\": \"hello\"}], \"max_tokens\": 3}",
     "{\"messages\": [{\"role\": \"user\", \"content\": \"he\"}], \"max_tokens\": 2, \"n\": 2, \"logprobs\": true}",
-    "{\"messages\": [{\"role\": \"system\", \"content\": \"\"}]}",
+    "{\"messages\": [{\"role\": \"system\", \"content\": \"\"}], \"max_tokens\": 9}",
     "{\"messages\": 1",
 ];
 

@@ -606,20 +606,21 @@ fn in_pieces(version: Option<TokenizerVersion>, text: &str, size: usize) -> Answ
     let mut arguments = 0;
     let mut rest = text;
     while !rest.is_empty() {
-        let events = match ANSWER[..6].iter().find(|marker| rest.starts_with(**marker)) {
-            Some(marker) => {
-                rest = &rest[marker.len()..];
-                parser.control(marker)
-            }
-            None => {
-                let until =
-                    ANSWER[..6].iter().filter_map(|marker| rest.find(marker)).min().unwrap_or(rest.len());
-                let (piece, left) = rest.split_at(rest.ceil_char_boundary(size.min(until)));
-                rest = left;
-                parser.text(piece)
-            }
-        };
-        arguments += argument_bytes(&events);
+        let (until, marker) = ANSWER[..6]
+            .iter()
+            .filter_map(|marker| rest.find(marker).map(|at| (at, *marker)))
+            .min()
+            .unwrap_or((rest.len(), ""));
+        let (mut said, next) = rest.split_at(until);
+        while !said.is_empty() {
+            let (piece, left) = said.split_at(said.ceil_char_boundary(size.min(said.len())));
+            arguments += argument_bytes(&parser.text(piece));
+            said = left;
+        }
+        if !marker.is_empty() {
+            arguments += argument_bytes(&parser.control(marker));
+        }
+        rest = &next[marker.len()..];
     }
     let (events, answer) = parser.finish();
     arguments += argument_bytes(&events);

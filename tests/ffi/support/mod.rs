@@ -9,7 +9,7 @@ use std::process::{Command, Output};
 
 use mistral_core::testing::TempFolder;
 
-pub use tiny::write_tiny_model;
+pub use tiny::{write_tiny_model, write_tiny_model_of};
 
 /// The top folder of the repository.
 pub fn repository() -> PathBuf {

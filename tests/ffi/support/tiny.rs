@@ -10,6 +10,11 @@ use mistral_core::testing::{GgufValue, Model};
 /// `<s>`, `</s>`), and a chat template. The tokens of a text are its bytes in the order of GPT-2, but `he`
 /// and `ll`.
 pub fn write_tiny_model(path: &Path) {
+    write_tiny_model_of(path, 2, 512);
+}
+
+/// The same of so many layers, for contexts of so many tokens.
+pub fn write_tiny_model_of(path: &Path, layers: usize, max_context: usize) {
     let config = ModelConfig {
         architecture: "llama".to_owned(),
         dim: 32,
@@ -19,11 +24,11 @@ pub fn write_tiny_model(path: &Path) {
         hidden_dim: 64,
         vocab_size: 260,
         norm_eps: 1e-5,
-        max_context: 512,
+        max_context,
         rope: RopeConfig { theta: 1e4, style: RopeStyle::Interleaved, scaling: RopeScaling::None },
         query_scaling: None,
         tied_embeddings: false,
-        layers: vec![LayerConfig { window: None, feed_forward: FeedForwardConfig::Dense }; 2],
+        layers: vec![LayerConfig { window: None, feed_forward: FeedForwardConfig::Dense }; layers],
     };
     let mut file = Model::random(&config, Format::F32, 1).gguf();
     let mut tokens: Vec<String> = (0..=255).map(|byte| letter(byte).to_string()).collect();
