@@ -27,6 +27,8 @@ use kernel::{Output, TILE_ROWS, Tile};
 use layout::BLOCK;
 pub use layout::{GROUP_ROWS, has_packed_form, packed_len, repack};
 pub use memory::{Arena, PackedBytes};
+#[cfg(target_arch = "aarch64")]
+use simd::neon::{self, Neon};
 use simd::scalar::Scalar;
 use simd::{Simd, Task};
 #[cfg(target_arch = "x86_64")]
@@ -80,6 +82,12 @@ pub(crate) enum Arm {
     Avx2(Avx2),
     #[cfg(target_arch = "x86_64")]
     Avx512(Avx512),
+    #[cfg(target_arch = "aarch64")]
+    Neon(Neon<{ neon::BASE }>),
+    #[cfg(target_arch = "aarch64")]
+    NeonDotprod(Neon<{ neon::DOTPROD }>),
+    #[cfg(target_arch = "aarch64")]
+    NeonI8mm(Neon<{ neon::I8MM }>),
 }
 
 impl Arm {
@@ -90,6 +98,12 @@ impl Arm {
         {
             arms.extend(Avx512::detect().map(Self::Avx512));
             arms.extend(Avx2::detect().map(Self::Avx2));
+        }
+        #[cfg(target_arch = "aarch64")]
+        {
+            arms.extend(Neon::detect().map(Self::NeonI8mm));
+            arms.extend(Neon::detect().map(Self::NeonDotprod));
+            arms.extend(Neon::detect().map(Self::Neon));
         }
         arms.push(Self::Scalar(Scalar));
         arms
@@ -108,6 +122,12 @@ impl Arm {
             Self::Avx2(_) => "avx2",
             #[cfg(target_arch = "x86_64")]
             Self::Avx512(_) => "avx512-vnni",
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon(_) => "neon",
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonDotprod(_) => "neon-dotprod",
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonI8mm(_) => "neon-i8mm",
         }
     }
 
@@ -118,11 +138,17 @@ impl Arm {
             Self::Avx2(simd) => simd.run(task),
             #[cfg(target_arch = "x86_64")]
             Self::Avx512(simd) => simd.run(task),
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon(simd) => simd.run(task),
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonDotprod(simd) => simd.run(task),
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonI8mm(simd) => simd.run(task),
         }
     }
 }
 
-/// The instruction set in use: `avx512-vnni`, `avx2` or `scalar`.
+/// The instruction set in use: `avx512-vnni`, `avx2`, `neon-i8mm`, `neon-dotprod`, `neon` or `scalar`.
 pub fn arm_name() -> &'static str {
     Arm::best().name()
 }
