@@ -1,6 +1,6 @@
 //! Speed and memory of one model on this machine.
 //!
-//! `cargo bench --bench generation -- --model PATH [--threads N] [--device NAME] [--repeat N] [--depths 0,2048]`
+//! `cargo bench --bench generation -- --model PATH [--threads N] [--device NAME] [--repeat N] [--depths 0,2048] [--cache-type q8_0]`
 //!
 //! Prints a table and, on the last line, the same as JSON. Every figure is the median of the repeats, with the smallest and the largest; reading
 //! memory is measured between them, so that the shares are of the same minutes.
@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
+use mistral_core::kernels::CacheType;
 use mistral_core::{Control, Error, Model, ModelOptions, Result, Session, SessionOptions};
 
 const PREFILL: [usize; 2] = [128, 512];
@@ -25,6 +26,7 @@ struct Arguments {
     options: ModelOptions,
     repeat: usize,
     depths: Vec<usize>,
+    cache_type: CacheType,
 }
 
 /// The results of one thing measured several times.
@@ -39,16 +41,17 @@ fn main() -> Result<()> {
     let start = Instant::now();
     let model = Model::open(&arguments.model, &arguments.options, &mut Control::none())?;
     let open = start.elapsed().as_secs_f64();
-    let mut first = model.session(&context(&model, 16)?)?;
+    let cache_type = arguments.cache_type;
+    let mut first = model.session(&context(&model, 16, cache_type)?)?;
     first.prefill(&[1], &mut Control::none())?;
     let first_token = start.elapsed().as_secs_f64();
     drop(first);
     let bytes = model.bytes_per_token()?;
     // The peak of the model's own work: reading memory below takes buffers of its own.
     let longest = model.weights()?.config.max_context;
-    prefill(&model, PREFILL[1].min(longest))?;
+    prefill(&model, PREFILL[1].min(longest), cache_type)?;
     let deepest = arguments.depths.iter().copied().filter(|d| d + DECODE_TOKENS <= longest).max();
-    decode(&model, deepest.unwrap_or(0))?;
+    decode(&model, deepest.unwrap_or(0), cache_type)?;
     let peak = peak_rss_mib();
     let mut figures = measure(&model, &arguments)?;
     figures.insert(0, Figure { name: "open".into(), unit: "s", values: vec![open] });
@@ -71,24 +74,24 @@ fn measure(model: &Arc<Model>, arguments: &Arguments) -> Result<Vec<Figure>> {
     for _ in 0..arguments.repeat {
         add("read memory".into(), "GB/s", read::bandwidth(model.threads()));
         for tokens in PREFILL.into_iter().filter(|&t| t <= longest) {
-            add(format!("prefill {tokens}"), "token/s", prefill(model, tokens)?);
+            add(format!("prefill {tokens}"), "token/s", prefill(model, tokens, arguments.cache_type)?);
         }
         for depth in arguments.depths.iter().copied().filter(|&d| d + DECODE_TOKENS <= longest) {
-            add(format!("decode at {depth}"), "token/s", decode(model, depth)?);
+            add(format!("decode at {depth}"), "token/s", decode(model, depth, arguments.cache_type)?);
         }
     }
     Ok(figures)
 }
 
-fn prefill(model: &Arc<Model>, tokens: usize) -> Result<f64> {
-    let mut session = model.session(&context(model, tokens)?)?;
+fn prefill(model: &Arc<Model>, tokens: usize, cache_type: CacheType) -> Result<f64> {
+    let mut session = model.session(&context(model, tokens, cache_type)?)?;
     let start = Instant::now();
     session.prefill(&ids(model, 0, tokens), &mut Control::none())?;
     Ok(tokens as f64 / start.elapsed().as_secs_f64())
 }
 
-fn decode(model: &Arc<Model>, depth: usize) -> Result<f64> {
-    let mut session = model.session(&context(model, depth + DECODE_TOKENS + 1)?)?;
+fn decode(model: &Arc<Model>, depth: usize, cache_type: CacheType) -> Result<f64> {
+    let mut session = model.session(&context(model, depth + DECODE_TOKENS + 1, cache_type)?)?;
     // The first token warms the caches up and is not counted.
     session.prefill(&ids(model, 0, depth.max(1)), &mut Control::none())?;
     let start = Instant::now();
@@ -104,9 +107,9 @@ fn step(session: &mut Session, token: u32) -> Result<()> {
     Ok(())
 }
 
-fn context(model: &Arc<Model>, positions: usize) -> Result<SessionOptions> {
+fn context(model: &Arc<Model>, positions: usize, cache_type: CacheType) -> Result<SessionOptions> {
     let positions = positions.min(model.weights()?.config.max_context);
-    Ok(SessionOptions { context: Some(positions), ..SessionOptions::default() })
+    Ok(SessionOptions { context: Some(positions), cache_type })
 }
 
 /// Tokens that are the same in every run, spread over the vocabulary.
@@ -157,6 +160,7 @@ fn arguments() -> Result<Arguments> {
         options: ModelOptions::default(),
         repeat: 5,
         depths: DEPTHS.to_vec(),
+        cache_type: CacheType::default(),
     };
     let mut words = std::env::args().skip(1).filter(|word| word != "--bench");
     while let Some(word) = words.next() {
@@ -172,12 +176,18 @@ fn arguments() -> Result<Arguments> {
                     .map(|depth| depth.parse().map_err(|_| Error::argument(&word, &value, "numbers")));
                 parsed.depths = depths.collect::<Result<_>>()?;
             }
+            "--cache-type" => {
+                let known = [CacheType::F16, CacheType::F32, CacheType::Q8_0];
+                let found = known.into_iter().find(|known| known.name() == value);
+                parsed.cache_type =
+                    found.ok_or_else(|| Error::argument(&word, &value, "f16, f32 or q8_0"))?;
+            }
             "--repeat" => parsed.repeat = number()?.max(1),
             _ => {
                 return Err(Error::argument(
                     &word,
                     value,
-                    "--model, --device, --threads, --depths or --repeat",
+                    "--model, --device, --threads, --depths, --cache-type or --repeat",
                 ));
             }
         }

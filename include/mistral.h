@@ -702,7 +702,7 @@ mistral_status mistral_fim_encode(const struct mistral_model *MISTRAL_NONNULL mo
  * Makes an empty session on a model, its cache included.
  *
  * `options` is a JSON object: `context` (positions; 4096, or fewer if the model was made for fewer, if not
- * given), `cache_type` (`"f16"`, the default, or `"f32"`), and the bounds `max_prompt_tokens`,
+ * given), `cache_type` (`"f16"`, the default, `"f32"`, or `"q8_0"`, about half of `f16`), and the bounds `max_prompt_tokens`,
  * `max_output_tokens` and `max_time_ms` of each call on the session, as for `mistral_model_open`: the tighter
  * of both holds; `audit` (as for `mistral_model_open`: a log of its own instead of the model's).
  *

@@ -136,13 +136,15 @@ fn prefill_equals_chunks_and_single_tokens() {
 fn a_ring_that_wraps_equals_single_tokens() {
     let model = open(&folder("ministral_iswa"), "cpu");
     let ids: Vec<u32> = (0..3 * PREFILL_CHUNK as u32 + 5).map(|i| 3 + i * 7 % 500).collect();
-    let options = SessionOptions { context: Some(ids.len() + 1), cache_type: CacheType::F16 };
-    let (mut whole, mut single) = (model.session(&options).unwrap(), model.session(&options).unwrap());
-    whole.prefill(&ids, &mut Control::none()).unwrap();
-    for id in &ids {
-        single.prefill(&[*id], &mut Control::none()).unwrap();
+    for cache_type in [CacheType::F16, CacheType::Q8_0] {
+        let options = SessionOptions { context: Some(ids.len() + 1), cache_type };
+        let (mut whole, mut single) = (model.session(&options).unwrap(), model.session(&options).unwrap());
+        whole.prefill(&ids, &mut Control::none()).unwrap();
+        for id in &ids {
+            single.prefill(&[*id], &mut Control::none()).unwrap();
+        }
+        assert_eq!(whole.logits(), single.logits(), "{cache_type:?}");
     }
-    assert_eq!(whole.logits(), single.logits());
 }
 
 /// The same weights under native names (with the pairs of the rotation side by side), in a GGUF file, and as f32.

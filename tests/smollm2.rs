@@ -25,6 +25,9 @@ use support::{fixture, max_diff, npy_f32};
 static FILE: LazyLock<PathBuf> =
     LazyLock::new(|| download::path(&mut |_| ()).unwrap_or_else(|e| panic!("{e}")));
 static MODEL: LazyLock<Arc<Model>> = LazyLock::new(|| open(&FILE, &ModelOptions::default()));
+/// The same with f32 activations.
+static EXACT: LazyLock<Arc<Model>> =
+    LazyLock::new(|| open(&FILE, &ModelOptions { activation: Activation::F32, ..ModelOptions::default() }));
 static REFERENCE: LazyLock<Reference> = LazyLock::new(Reference::read);
 
 /// A prompt and its greedy answer.
@@ -148,19 +151,39 @@ fn logits_with_int8_activations_are_near_the_reference() {
 fn int8_activations_predict_what_f32_ones_predict() {
     const TEXT: &str = include_str!("../benches/texts/alice.txt");
     let ids = &MODEL.tokenizer().unwrap().encode(&TEXT[..2000])[..240];
-    let f32 = open(&FILE, &ModelOptions { activation: Activation::F32, ..ModelOptions::default() });
-    let [ours, exact] = [&MODEL, &f32].map(|model| {
-        let rows = session(model, 256).score(ids, &mut Control::none()).unwrap();
-        rows.chunks_exact(model.vocab_size()).map(log_softmax).collect::<Vec<_>>()
-    });
-    let pairs = exact.iter().zip(&ours);
-    let divergence =
-        |(a, b): (&Vec<f64>, &Vec<f64>)| -> f64 { a.iter().zip(b).map(|(a, b)| a.exp() * (a - b)).sum() };
-    let divergence = pairs.clone().map(divergence).sum::<f64>() / ids.len() as f64;
+    let [ours, exact] = [&MODEL, &EXACT].map(|model| log_probabilities(session(model, 256), ids));
+    let divergence = divergence(&exact, &ours);
     assert!(divergence < 0.006, "a mean divergence of {divergence}");
     let most_likely = |row: &[f64]| (0..row.len()).max_by(|&a, &b| row[a].total_cmp(&row[b]));
-    let same = pairs.filter(|(a, b)| most_likely(a) == most_likely(b)).count();
+    let same = exact.iter().zip(&ours).filter(|(a, b)| most_likely(a) == most_likely(b)).count();
     assert!(same * 100 >= 93 * ids.len(), "the same token {same} times of {}", ids.len());
+}
+
+/// Keys and values of 8 bits change the distribution of the next token by less than half of what activations of 8 bits do.
+#[test]
+fn a_cache_of_eight_bits_predicts_what_one_of_sixteen_does() {
+    const TEXT: &str = include_str!("../benches/texts/alice.txt");
+    let ids = &MODEL.tokenizer().unwrap().encode(&TEXT[..2000])[..240];
+    let [ours, exact] = [CacheType::Q8_0, CacheType::F16].map(|cache_type| {
+        let options = SessionOptions { context: Some(256), cache_type };
+        log_probabilities(EXACT.session(&options).unwrap(), ids)
+    });
+    let divergence = divergence(&exact, &ours);
+    assert!(divergence < 0.0015, "a mean divergence of {divergence}");
+    assert!(divergence > 1e-6, "the cache was not quantised: the test tests nothing");
+}
+
+/// Of the token after each of `ids`.
+fn log_probabilities(mut session: Session, ids: &[u32]) -> Vec<Vec<f64>> {
+    let rows = session.score(ids, &mut Control::none()).unwrap();
+    rows.chunks_exact(MODEL.vocab_size()).map(log_softmax).collect()
+}
+
+/// The mean divergence (Kullback-Leibler) of the second distributions from the first, in nats.
+fn divergence(exact: &[Vec<f64>], ours: &[Vec<f64>]) -> f64 {
+    let of =
+        |(a, b): (&Vec<f64>, &Vec<f64>)| -> f64 { a.iter().zip(b).map(|(a, b)| a.exp() * (a - b)).sum() };
+    exact.iter().zip(ours).map(of).sum::<f64>() / exact.len() as f64
 }
 
 /// The logarithms of the probabilities.

@@ -165,7 +165,7 @@ fn held(capacity: usize, len: usize, written: usize) -> Range<usize> {
 
 /// Bytes of one head of one position.
 fn width(spec: &CacheSpec) -> usize {
-    spec.head_dim * spec.cache_type.bytes()
+    spec.cache_type.row_bytes(spec.head_dim)
 }
 
 /// A cache as `[n_kv_heads, capacity, bytes or words]`.
@@ -225,7 +225,7 @@ impl KvCache {
     /// A layer with a window keeps `window + chunk` positions: the first query of a chunk still sees its whole window after the chunk was written.
     ///
     /// # Errors
-    /// [`Error::Limit`] if the size overflows or the system does not have as much.
+    /// [`Error::Limit`] if the size overflows or the system does not have as much, [`Error::Unsupported`] for a type that the device does not have.
     pub fn new(
         config: &ModelConfig,
         capacity: usize,
@@ -236,6 +236,9 @@ impl KvCache {
     ) -> Result<Self> {
         let too_large = || Error::limit("context", capacity, "what fits into the address space");
         let all = Self::bytes(config, capacity, chunk, cache_type).ok_or_else(too_large)?;
+        if device.has_own_memory() && cache_type == CacheType::Q8_0 {
+            return Err(Error::unsupported("cache_type on a GPU", cache_type.name(), "f16, f32"));
+        }
         // A device with memory of its own says itself what it has not.
         let on_host = if device.has_own_memory() {
             device.first_layer.min(config.layers.len())
@@ -429,8 +432,10 @@ fn layer_spec(
 }
 
 fn layer_bytes(spec: &CacheSpec) -> Option<usize> {
-    let elements = spec.n_kv_heads.checked_mul(spec.capacity)?.checked_mul(spec.head_dim)?;
-    elements.checked_mul(spec.cache_type.bytes()).filter(|&bytes| bytes <= isize::MAX as usize)
+    // No element takes more than eight bytes, so that those of a row do not overflow.
+    spec.head_dim.checked_mul(8)?;
+    let rows = spec.n_kv_heads.checked_mul(spec.capacity)?;
+    rows.checked_mul(width(spec)).filter(|&bytes| bytes <= isize::MAX as usize)
 }
 
 #[cfg(test)]

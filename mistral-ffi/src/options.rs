@@ -388,7 +388,7 @@ mod tests {
             (r#"{"context": -1}"#, ["`context`", "-1", "integer"]),
             (r#"{"context": 1.5}"#, ["`context`", "1.5", "integer"]),
             (r#"{"context": "12"}"#, ["`context`", "a string", "integer"]),
-            (r#"{"cache_type": "q8"}"#, ["`cache_type`", "q8", "f16, f32"]),
+            (r#"{"cache_type": "q8"}"#, ["`cache_type`", "q8", "f16, f32, q8_0"]),
             ("[1]", ["`options`", "a list of 1", "object"]),
             ("{", ["`options`", "line 1", "JSON"]),
             ("{} {}", ["`options`", "column 4", "JSON"]),

@@ -221,7 +221,7 @@ fn a_trim_behind_the_ring_evaluates_again() {
 fn a_loaded_session_goes_on_bit_for_bit() {
     for case in CASES {
         let model = model(case);
-        for cache_type in [CacheType::F16, CacheType::F32] {
+        for cache_type in [CacheType::F16, CacheType::F32, CacheType::Q8_0] {
             let options = SessionOptions { context: Some(LONG + 40), cache_type };
             for length in [1, 30, LONG] {
                 let mut saved = model.session(&options).unwrap();

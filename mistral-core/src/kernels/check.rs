@@ -126,11 +126,11 @@ impl<'a> Check<'a> {
     /// # Errors
     /// As [`Check::linear`].
     pub fn attention(&self, spec: &AttentionSpec, t: usize) -> Result<()> {
-        let CacheSpec { n_kv_heads, capacity, head_dim, cache_type } = spec.cache;
+        let CacheSpec { n_kv_heads, head_dim, cache_type, .. } = spec.cache;
         let (width, all) = (n_kv_heads * head_dim, spec.start + t);
         let queries = spec.n_heads * head_dim;
         let rows = [numbers(all * width, 4), numbers(all * width, 5)];
-        let empty = vec![0; width * capacity * cache_type.bytes()];
+        let empty = vec![0; spec.cache.bytes()];
         let mut ours = [self.stored(empty.clone()), self.stored(empty.clone())];
         let mut plain = [bytes_on_host(&empty), bytes_on_host(&empty)];
         let steps = (0..spec.start).step_by(16).map(|at| at..(at + 16).min(spec.start));

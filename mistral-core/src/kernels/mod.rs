@@ -87,7 +87,12 @@ pub enum CacheType {
     F16,
     /// Single precision.
     F32,
+    /// Blocks of 32 elements as in GGUF's Q8_0: a scale in half precision, and codes of 8 bits. The last block of a head is filled up with zeros.
+    Q8_0,
 }
+
+/// Elements of a block of [`CacheType::Q8_0`], and the bytes that it takes.
+pub(crate) const CACHE_BLOCK: (usize, usize) = (32, 34);
 
 impl CacheType {
     /// What hosts call it.
@@ -95,14 +100,16 @@ impl CacheType {
         match self {
             Self::F16 => "f16",
             Self::F32 => "f32",
+            Self::Q8_0 => "q8_0",
         }
     }
 
-    /// Bytes of an element.
-    pub fn bytes(self) -> usize {
+    /// Bytes of one head of one position.
+    pub fn row_bytes(self, head_dim: usize) -> usize {
         match self {
-            Self::F16 => 2,
-            Self::F32 => 4,
+            Self::F16 => 2 * head_dim,
+            Self::F32 => 4 * head_dim,
+            Self::Q8_0 => head_dim.div_ceil(CACHE_BLOCK.0) * CACHE_BLOCK.1,
         }
     }
 }
@@ -118,6 +125,13 @@ pub struct CacheSpec {
     pub head_dim: usize,
     /// How an element is stored.
     pub cache_type: CacheType,
+}
+
+impl CacheSpec {
+    /// Bytes of keys, and as many of values.
+    pub fn bytes(&self) -> usize {
+        self.n_kv_heads * self.capacity * self.cache_type.row_bytes(self.head_dim)
+    }
 }
 
 /// What an attention call sees.

@@ -4,7 +4,7 @@ use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, Slice, TensorData, TensorMetadata, read_sync};
 
 use super::cpu::packed;
-use super::{AttentionSpec, CacheSpec, CacheType, Layout, LinearSpec};
+use super::{AttentionSpec, CACHE_BLOCK, CacheSpec, CacheType, Layout, LinearSpec};
 use crate::config::RopeStyle;
 
 /// The bytes of a weight or cache tensor.
@@ -144,20 +144,50 @@ pub fn cache_write<B: Backend>(
     start: usize,
 ) -> IntTensor<B> {
     let device = cache.device();
-    let (width, dim, size) = (spec.n_kv_heads * spec.head_dim, spec.head_dim, spec.cache_type.bytes());
+    let size = spec.cache_type.row_bytes(spec.head_dim);
     let (mut data, rows) = (bytes::<B>(cache), floats::<B>(rows));
-    for (i, value) in rows.iter().enumerate() {
-        let (slot, head, d) = ((start + i / width) % spec.capacity, i % width / dim, i % dim);
-        let at = ((head * spec.capacity + slot) * dim + d) * size;
-        match spec.cache_type {
-            CacheType::F32 => data[at..at + 4].copy_from_slice(&value.to_le_bytes()),
-            CacheType::F16 => {
-                data[at..at + 2].copy_from_slice(&half::f16::from_f32(*value).to_le_bytes());
-            }
-        }
+    for (i, row) in rows.chunks_exact(spec.head_dim).enumerate() {
+        let (slot, head) = ((start + i / spec.n_kv_heads) % spec.capacity, i % spec.n_kv_heads);
+        let at = (head * spec.capacity + slot) * size;
+        data[at..at + size].copy_from_slice(&encode_row(row, spec.cache_type));
     }
     let len = data.len();
     B::int_from_data(TensorData::new(data, [len]), &device)
+}
+
+fn encode_row(row: &[f32], cache_type: CacheType) -> Vec<u8> {
+    match cache_type {
+        CacheType::F32 => row.iter().flat_map(|value| value.to_le_bytes()).collect(),
+        CacheType::F16 => row.iter().flat_map(|value| half::f16::from_f32(*value).to_le_bytes()).collect(),
+        CacheType::Q8_0 => row.chunks(CACHE_BLOCK.0).flat_map(encode_block).collect(),
+    }
+}
+
+/// A scale that makes the largest magnitude 127, and the codes (GGUF's Q8_0).
+fn encode_block(values: &[f32]) -> Vec<u8> {
+    let largest = values.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
+    let (scale, inverse) = if largest > 0.0 { (largest / 127.0, 127.0 / largest) } else { (0.0, 0.0) };
+    let mut block = half::f16::from_f32(scale).to_le_bytes().to_vec();
+    block.extend(values.iter().map(|value| (value * inverse).round_ties_even() as i8 as u8));
+    block.resize(CACHE_BLOCK.1, 0);
+    block
+}
+
+fn decode_row(row: &[u8], head_dim: usize, cache_type: CacheType) -> Vec<f32> {
+    let half = |bytes: &[u8]| half::f16::from_le_bytes([bytes[0], bytes[1]]).to_f32();
+    let mut values: Vec<f32> = match cache_type {
+        CacheType::F32 => row.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect(),
+        CacheType::F16 => row.chunks_exact(2).map(half).collect(),
+        CacheType::Q8_0 => {
+            let block = |block: &[u8]| {
+                let (scale, codes) = (half(block), block[2..].to_vec());
+                codes.into_iter().map(move |code| f32::from(code as i8) * scale)
+            };
+            row.chunks_exact(CACHE_BLOCK.1).flat_map(block).collect()
+        }
+    };
+    values.truncate(head_dim);
+    values
 }
 
 /// Decodes the visible part of the cache, then softmax(q · kᵀ · scale + mask) · v, head by head.
@@ -192,15 +222,13 @@ pub fn attention<B: Backend>(
 /// The cached rows of `positions`, each key head repeated for the query heads that share it.
 fn cached_heads(data: &[u8], spec: &AttentionSpec, positions: std::ops::Range<usize>) -> Vec<f32> {
     let CacheSpec { capacity, head_dim, cache_type, n_kv_heads } = spec.cache;
+    let size = cache_type.row_bytes(head_dim);
     let mut out = Vec::with_capacity(spec.n_heads * positions.len() * head_dim);
     for head in 0..spec.n_heads {
         let kv_head = head * n_kv_heads / spec.n_heads;
         for position in positions.clone() {
-            let row = (kv_head * capacity + position % capacity) * head_dim;
-            out.extend((row..row + head_dim).map(|i| match cache_type {
-                CacheType::F32 => f32::from_le_bytes(std::array::from_fn(|b| data[4 * i + b])),
-                CacheType::F16 => half::f16::from_le_bytes([data[2 * i], data[2 * i + 1]]).to_f32(),
-            }));
+            let at = (kv_head * capacity + position % capacity) * size;
+            out.extend(decode_row(&data[at..at + size], head_dim, cache_type));
         }
     }
     out

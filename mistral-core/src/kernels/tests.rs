@@ -144,9 +144,9 @@ fn norms_rotations_and_gates_equal_tensor_operations() {
 
 /// Fills a cache to `start`, writes `t` more positions and attends from them: override and reference side by side.
 fn attend<B: Kernels>(spec: &AttentionSpec, t: usize) -> [Vec<f32>; 2] {
-    let CacheSpec { n_kv_heads, capacity, head_dim, cache_type } = spec.cache;
+    let CacheSpec { n_kv_heads, head_dim, .. } = spec.cache;
     let width = n_kv_heads * head_dim;
-    let empty = vec![0; width * capacity * cache_type.bytes()];
+    let empty = vec![0; spec.cache.bytes()];
     let rows = |seed, from: usize, count: usize| {
         floats::<B>(random((from + count) * width, seed)[from * width..].to_vec(), &[count, width])
     };
@@ -168,7 +168,7 @@ fn attend<B: Kernels>(spec: &AttentionSpec, t: usize) -> [Vec<f32>; 2] {
 }
 
 fn check_attention<B: Kernels>() {
-    for cache_type in [CacheType::F32, CacheType::F16] {
+    for cache_type in [CacheType::F32, CacheType::F16, CacheType::Q8_0] {
         // Heads in groups of 1, 2, 3 and 5; starts around the edges of blocks (64) and splits (256); rings that have wrapped.
         for (n_heads, n_kv_heads, head_dim, start, t, window) in [
             (2, 2, 8, 0, 1, None),

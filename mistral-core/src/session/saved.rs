@@ -35,6 +35,8 @@ const TAG: usize = 32;
 /// Bytes of a key at least.
 const MIN_KEY: usize = 16;
 const PUBLIC_KEY: &[u8] = b"a mistral session without a key";
+/// Their numbers in a saved session.
+const CACHE_TYPES: [CacheType; 3] = [CacheType::F16, CacheType::F32, CacheType::Q8_0];
 /// What errors call the bytes.
 const BLOB: &str = "the saved session";
 
@@ -88,7 +90,8 @@ impl Session {
         out.extend_from_slice(&digest);
         out.extend_from_slice(&settings(&self.model)?);
         let Shape { cache_type, context, tokens, evaluated, written } = shape;
-        let numbers = [usize::from(cache_type == CacheType::F32), context, tokens, evaluated, written];
+        let number = CACHE_TYPES.iter().position(|known| *known == cache_type).unwrap_or_default();
+        let numbers = [number, context, tokens, evaluated, written];
         numbers.iter().for_each(|&number| out.extend_from_slice(&(number as u64).to_le_bytes()));
         self.tokens.iter().for_each(|token| out.extend_from_slice(&token.to_le_bytes()));
         self.cache.read(&mut out)?;
@@ -164,7 +167,7 @@ impl Shape {
             let fits = usize::try_from(found).ok().filter(|n| (least..=most).contains(n));
             fits.ok_or_else(|| Error::format(BLOB, name, found, format!("{least} to {most}")))
         };
-        let cache_type = if next("type of the cache", 0, 1)? == 0 { CacheType::F16 } else { CacheType::F32 };
+        let cache_type = CACHE_TYPES[next("type of the cache", 0, CACHE_TYPES.len() - 1)?];
         let context = next("context", 1, MAX_CONTEXT)?;
         let tokens = next("tokens", 0, context + 1)?;
         let evaluated = next("evaluated tokens", 0, tokens.min(context))?;
@@ -176,7 +179,7 @@ impl Shape {
     fn len(&self, model: &Model) -> Result<usize> {
         let config = &model.weights()?.config;
         let held = KvCache::held(config, self.context, PREFILL_CHUNK, (self.evaluated, self.written));
-        let position = 2 * config.n_kv_heads * config.head_dim * self.cache_type.bytes();
+        let position = 2 * config.n_kv_heads * self.cache_type.row_bytes(config.head_dim);
         let rows = held
             .map(|positions| positions.len())
             .try_fold(0usize, |sum, count| sum.checked_add(count.checked_mul(position)?));

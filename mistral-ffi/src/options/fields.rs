@@ -139,7 +139,10 @@ impl Fields {
     }
 
     pub(super) fn cache_type(&mut self) -> Outcome<Option<CacheType>> {
-        self.choice("cache_type", &[("f16", CacheType::F16), ("f32", CacheType::F32)])
+        self.choice(
+            "cache_type",
+            &[("f16", CacheType::F16), ("f32", CacheType::F32), ("q8_0", CacheType::Q8_0)],
+        )
     }
 
     pub(super) fn limits(&mut self) -> Outcome<Limits> {

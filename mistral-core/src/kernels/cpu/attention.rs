@@ -7,7 +7,7 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
-use super::dense::{Load, LoadF16, LoadF32};
+use super::dense::{Load, LoadF16, LoadF32, LoadQ8};
 use super::pool;
 use super::simd::{F32x8, simd_dispatch};
 use crate::kernels::{AttentionSpec, CacheSpec, CacheType};
@@ -44,10 +44,10 @@ impl Call<'_> {
 
     /// Where `rows` read the block of keys and values from that begins at position `block`, as far as the key `end` of it.
     fn source(self, rows: &Rows, block: usize, end: usize) -> Source {
-        let CacheSpec { capacity, head_dim, cache_type, .. } = self.spec.cache;
+        let CacheSpec { capacity, head_dim, .. } = self.spec.cache;
         let slot = block % capacity;
         if rows.tokens.len() == 1 && head_dim == self.stride() && slot + end <= capacity {
-            Source::Cache((rows.kv_head * capacity + slot) * head_dim * cache_type.bytes())
+            Source::Cache((rows.kv_head * capacity + slot) * self.width())
         } else {
             Source::Decoded
         }
@@ -55,10 +55,15 @@ impl Call<'_> {
 
     /// The bytes of the cached rows at `positions`, as far as they lie side by side in the ring.
     fn run<'a>(self, cache: &'a [u8], kv_head: usize, positions: &Range<usize>) -> &'a [u8] {
-        let CacheSpec { capacity, head_dim, cache_type, .. } = self.spec.cache;
-        let (slot, width) = (positions.start % capacity, head_dim * cache_type.bytes());
+        let (capacity, width) = (self.spec.cache.capacity, self.width());
+        let slot = positions.start % capacity;
         let count = positions.len().min(capacity - slot);
         &cache[(kv_head * capacity + slot) * width..][..count * width]
+    }
+
+    /// Bytes of a cached row.
+    fn width(self) -> usize {
+        self.spec.cache.cache_type.row_bytes(self.spec.cache.head_dim)
     }
 
     /// Elements of the partial softmaxes of `rows` query rows.
@@ -95,8 +100,7 @@ impl<'a> Partial<'a> {
 /// `q: [t, n_heads * head_dim]` at positions `spec.start..`, against the cache; returns `[t, n_heads * head_dim]`.
 pub fn attention(q: &[f32], k: &[u8], v: &[u8], spec: &AttentionSpec) -> Vec<f32> {
     let tokens = q.len() / (spec.n_heads * spec.cache.head_dim);
-    let size =
-        spec.cache.n_kv_heads * spec.cache.capacity * spec.cache.head_dim * spec.cache.cache_type.bytes();
+    let size = spec.cache.bytes();
     assert!(q.len() == tokens * spec.n_heads * spec.cache.head_dim && k.len() == size && v.len() == size);
     let call = Call { q, k, v, spec, tokens };
     if tokens == 1 { decode(call) } else { prefill(call) }
@@ -220,6 +224,7 @@ fn attend(call: Call<'_>, rows: Rows, splits: Range<usize>, parts: &mut [f32]) {
         match call.spec.cache.cache_type {
             CacheType::F16 => attend_f16(call, rows, splits, parts, scratch),
             CacheType::F32 => attend_f32(call, rows, splits, parts, scratch),
+            CacheType::Q8_0 => attend_q8_0(call, rows, splits, parts, scratch),
         }
         scratch.wipe();
     });
@@ -227,6 +232,7 @@ fn attend(call: Call<'_>, rows: Rows, splits: Range<usize>, parts: &mut [f32]) {
 
 simd_dispatch!(fn attend_f16(call: Call<'_>, rows: Rows, splits: Range<usize>, parts: &mut [f32], scratch: &mut Scratch) = attend_body::<LoadF16>);
 simd_dispatch!(fn attend_f32(call: Call<'_>, rows: Rows, splits: Range<usize>, parts: &mut [f32], scratch: &mut Scratch) = attend_body::<LoadF32>);
+simd_dispatch!(fn attend_q8_0(call: Call<'_>, rows: Rows, splits: Range<usize>, parts: &mut [f32], scratch: &mut Scratch) = attend_body::<LoadQ8>);
 
 #[inline(always)]
 fn attend_body<V: F32x8, L: Load>(
@@ -360,8 +366,8 @@ fn decode_block<V: F32x8, L: Load>(
 ) {
     let CacheSpec { capacity, head_dim: dim, .. } = call.spec.cache;
     for (position, to) in span.clone().zip(to.chunks_exact_mut(call.stride()).skip(span.start % BLOCK)) {
-        let row = (kv_head * capacity + position % capacity) * dim;
-        let from = cache[row * L::SIZE..][..dim * L::SIZE].as_ptr();
+        let row = kv_head * capacity + position % capacity;
+        let from = cache[row * L::bytes(dim)..][..L::bytes(dim)].as_ptr();
         // SAFETY: `dim` elements lie in `from`, at least as many in `to`; the arm was detected.
         unsafe {
             let mut j = 0;
@@ -388,7 +394,7 @@ fn score<V: F32x8, L: Load>(
     ahead: &[u8],
 ) {
     let n = queries.len() / stride;
-    assert!(keys.len() >= range.end * stride * L::SIZE && range.end <= BLOCK && stride.is_multiple_of(LANES));
+    assert!(keys.len() >= range.end * L::bytes(stride) && range.end <= BLOCK && stride.is_multiple_of(LANES));
     assert!(n.is_multiple_of(QUERIES) && scores.len() == n * BLOCK);
     let steps = range.len() / KEYS;
     let ahead = ahead.chunks(ahead.len().div_ceil(steps).max(1)).chain(std::iter::repeat(&[][..]));
@@ -397,7 +403,7 @@ fn score<V: F32x8, L: Load>(
         for r in (0..n).step_by(QUERIES) {
             // SAFETY: so many keys, queries and rows of scores are there (asserted); the arm was detected.
             unsafe {
-                let keys = keys.as_ptr().add(j * stride * L::SIZE);
+                let keys = keys.as_ptr().add(j * L::bytes(stride));
                 let mut dots = [0.0; LANES];
                 tile_dots::<V, L>(keys, queries.as_ptr().add(r * stride), stride).store(dots.as_mut_ptr());
                 for (q, dots) in dots.as_chunks::<KEYS>().0.iter().enumerate() {
@@ -426,7 +432,7 @@ unsafe fn tile_dots<V: F32x8, L: Load>(keys: *const u8, queries: *const f32, str
         while d < stride {
             let mut key = [V::splat(0.0); KEYS];
             for k in 0..KEYS {
-                key[k] = L::load::<V>(keys.add(k * stride * L::SIZE), d);
+                key[k] = L::load::<V>(keys.add(k * L::bytes(stride)), d);
             }
             for q in 0..QUERIES {
                 let query = V::load(queries.add(q * stride + d));
@@ -488,7 +494,7 @@ fn add_values<V: F32x8, L: Load>(
     ahead: &[u8],
 ) {
     let n = weights.len() / BLOCK;
-    assert!(values.len() >= range.end * stride * L::SIZE && range.end <= BLOCK && sums.len() == n * stride);
+    assert!(values.len() >= range.end * L::bytes(stride) && range.end <= BLOCK && sums.len() == n * stride);
     let ahead = ahead
         .chunks(ahead.len().div_ceil(stride.div_ceil(2 * LANES)).max(1))
         .chain(std::iter::repeat(&[][..]));
@@ -499,22 +505,21 @@ fn add_values<V: F32x8, L: Load>(
             // SAFETY: the rows and columns lie in the slices (asserted); the arm was detected.
             r += unsafe {
                 let weights = weights.as_ptr().add(r * BLOCK);
-                let values = values.as_ptr().add(d * L::SIZE);
-                let sums = sums.as_mut_ptr().add(r * stride + d);
+                let (values, sums) = (values.as_ptr(), sums.as_mut_ptr().add(r * stride + d));
                 match (n - r, stride - d >= 2 * LANES) {
-                    (4.., true) => add_tile::<V, L, 4, 2>(weights, values, range.clone(), sums, stride),
-                    (3, true) => add_tile::<V, L, 3, 2>(weights, values, range.clone(), sums, stride),
-                    (2, true) => add_tile::<V, L, 2, 2>(weights, values, range.clone(), sums, stride),
-                    (_, true) => add_tile::<V, L, 1, 2>(weights, values, range.clone(), sums, stride),
-                    (4.., false) => add_tile::<V, L, 4, 1>(weights, values, range.clone(), sums, stride),
-                    _ => add_tile::<V, L, 1, 1>(weights, values, range.clone(), sums, stride),
+                    (4.., true) => add_tile::<V, L, 4, 2>(weights, values, range.clone(), sums, (stride, d)),
+                    (3, true) => add_tile::<V, L, 3, 2>(weights, values, range.clone(), sums, (stride, d)),
+                    (2, true) => add_tile::<V, L, 2, 2>(weights, values, range.clone(), sums, (stride, d)),
+                    (_, true) => add_tile::<V, L, 1, 2>(weights, values, range.clone(), sums, (stride, d)),
+                    (4.., false) => add_tile::<V, L, 4, 1>(weights, values, range.clone(), sums, (stride, d)),
+                    _ => add_tile::<V, L, 1, 1>(weights, values, range.clone(), sums, (stride, d)),
                 }
             };
         }
     }
 }
 
-/// `W` vectors of `R` rows; returns `R`.
+/// `W` vectors of `R` rows, from column `d` on; returns `R`.
 ///
 /// # Safety
 /// The rows lie at the pointers, `range` in a block; the arm of `V` was detected.
@@ -525,7 +530,7 @@ unsafe fn add_tile<V: F32x8, L: Load, const R: usize, const W: usize>(
     values: *const u8,
     range: Range<usize>,
     sums: *mut f32,
-    stride: usize,
+    (stride, d): (usize, usize),
 ) -> usize {
     // SAFETY: all offsets stay inside the rows, the caller's promise.
     unsafe {
@@ -538,7 +543,7 @@ unsafe fn add_tile<V: F32x8, L: Load, const R: usize, const W: usize>(
         for j in range {
             let mut value = [V::splat(0.0); W];
             for w in 0..W {
-                value[w] = L::load::<V>(values.add(j * stride * L::SIZE), w * LANES);
+                value[w] = L::load::<V>(values.add(j * L::bytes(stride)), d + w * LANES);
             }
             for r in 0..R {
                 let weight = V::splat(*weights.add(r * BLOCK + j));
@@ -563,14 +568,15 @@ mod tests {
 
     #[test]
     fn nothing_stays_in_the_scratch_of_a_thread() {
-        for cache_type in [CacheType::F16, CacheType::F32] {
+        for cache_type in [CacheType::F16, CacheType::F32, CacheType::Q8_0] {
             for tokens in [1, 9] {
                 let cache = CacheSpec { n_kv_heads: 1, capacity: 16, head_dim: 12, cache_type };
                 let spec = AttentionSpec { n_heads: 2, start: 3, window: None, scale: 0.5, cache };
-                let mut kv = vec![0; 16 * 12 * cache_type.bytes()];
+                let mut kv = vec![0; spec.cache.bytes()];
                 cache_write(&mut kv, &[1.5; 16 * 12], &spec.cache, 0);
                 let out = attention(&vec![2.0; tokens * 2 * 12], &kv, &kv, &spec);
-                assert!(out.iter().all(|x| (x - 1.5).abs() < 1e-6), "{out:?}");
+                // The scale of a block is in half precision.
+                assert!(out.iter().all(|x| (x - 1.5).abs() <= 1.5 / 2048.0), "{out:?}");
                 SCRATCH.with_borrow_mut(|Scratch { queries, block, scores }| {
                     assert!(queries.capacity() > 0 && block.capacity() > 0 && scores.capacity() > 0);
                     for part in [queries, block, scores] {

@@ -1,18 +1,18 @@
 //! The writing of new keys and values into the cache.
 
 use super::simd::{F32x8, simd_dispatch};
-use crate::kernels::{CacheSpec, CacheType};
+use crate::kernels::{CACHE_BLOCK, CacheSpec, CacheType};
 
 /// Writes `rows: [t, n_kv_heads * head_dim]` at positions `start..start + t` of a ring laid out `[n_kv_heads, capacity, head_dim]`.
 pub fn cache_write(cache: &mut [u8], rows: &[f32], spec: &CacheSpec, start: usize) {
     let width = spec.n_kv_heads * spec.head_dim;
-    let size = spec.cache_type.bytes();
-    assert_eq!(cache.len(), width * spec.capacity * size);
+    let size = spec.cache_type.row_bytes(spec.head_dim);
+    assert_eq!(cache.len(), spec.bytes());
     for (i, row) in rows.chunks_exact(width).enumerate() {
         let slot = (start + i) % spec.capacity;
         for (head, values) in row.chunks_exact(spec.head_dim).enumerate() {
-            let at = (head * spec.capacity + slot) * spec.head_dim * size;
-            store(&mut cache[at..at + spec.head_dim * size], values, spec.cache_type);
+            let at = (head * spec.capacity + slot) * size;
+            store(&mut cache[at..at + size], values, spec.cache_type);
         }
     }
 }
@@ -23,7 +23,27 @@ fn store(to: &mut [u8], from: &[f32], cache_type: CacheType) {
             to.chunks_exact_mut(4).zip(from).for_each(|(to, v)| to.copy_from_slice(&v.to_le_bytes()));
         }
         CacheType::F16 => store_f16(to, from),
+        CacheType::Q8_0 => {
+            to.chunks_exact_mut(CACHE_BLOCK.1)
+                .zip(from.chunks(CACHE_BLOCK.0))
+                .for_each(|(to, from)| store_block(to, from));
+        }
     }
+}
+
+/// Its scale, then its codes. A scale that is no finite number, of a key that is none or too large, makes all of the block none, so that it shows.
+fn store_block(to: &mut [u8], from: &[f32]) {
+    let largest = from
+        .iter()
+        .fold(0.0f32, |largest, value| if value.is_nan() { *value } else { largest.max(value.abs()) });
+    let (scale, inverse) = if largest > 0.0 { (largest / 127.0, 127.0 / largest) } else { (largest, 0.0) };
+    let (scales, codes) = to.split_at_mut(2);
+    scales.copy_from_slice(&half::f16::from_f32(scale).to_le_bytes());
+    codes.fill(0);
+    codes
+        .iter_mut()
+        .zip(from)
+        .for_each(|(code, value)| *code = (value * inverse).round_ties_even() as i8 as u8);
 }
 
 simd_dispatch!(fn store_f16(to: &mut [u8], from: &[f32]) = store_f16_body);

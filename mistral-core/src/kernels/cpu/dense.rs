@@ -6,6 +6,7 @@
 
 use super::pool;
 use super::simd::{F32x8, simd_dispatch};
+use crate::kernels::CACHE_BLOCK;
 use crate::quant::Format;
 use crate::weights::Fp8Scale;
 
@@ -223,9 +224,9 @@ pub unsafe fn dot<V: F32x8, L: Load, const R: usize, const C: usize>(
 
 /// How one format is read.
 pub trait Load {
-    /// Bytes of an element.
-    const SIZE: usize;
-    /// Elements `j..j + 8`.
+    /// Bytes of `n` elements, or of a row of so many.
+    fn bytes(n: usize) -> usize;
+    /// Elements `j..j + 8`, where `j` is a multiple of 8.
     ///
     /// # Safety
     /// They are readable; the arm of `V` was detected.
@@ -245,9 +246,14 @@ pub struct LoadF16;
 pub struct LoadBf16;
 /// `float8_e4m3fn`.
 pub struct LoadF8;
+/// Rows of blocks as in [`CacheType::Q8_0`](crate::kernels::CacheType).
+pub struct LoadQ8;
 
 impl Load for LoadF32 {
-    const SIZE: usize = 4;
+    #[inline(always)]
+    fn bytes(n: usize) -> usize {
+        4 * n
+    }
     #[inline(always)]
     unsafe fn load<V: F32x8>(p: *const u8, j: usize) -> V {
         // SAFETY: the caller's promise.
@@ -261,7 +267,10 @@ impl Load for LoadF32 {
 }
 
 impl Load for LoadF16 {
-    const SIZE: usize = 2;
+    #[inline(always)]
+    fn bytes(n: usize) -> usize {
+        2 * n
+    }
     #[inline(always)]
     unsafe fn load<V: F32x8>(p: *const u8, j: usize) -> V {
         // SAFETY: the caller's promise.
@@ -275,7 +284,10 @@ impl Load for LoadF16 {
 }
 
 impl Load for LoadBf16 {
-    const SIZE: usize = 2;
+    #[inline(always)]
+    fn bytes(n: usize) -> usize {
+        2 * n
+    }
     #[inline(always)]
     unsafe fn load<V: F32x8>(p: *const u8, j: usize) -> V {
         // SAFETY: the caller's promise.
@@ -289,7 +301,10 @@ impl Load for LoadBf16 {
 }
 
 impl Load for LoadF8 {
-    const SIZE: usize = 1;
+    #[inline(always)]
+    fn bytes(n: usize) -> usize {
+        n
+    }
     #[inline(always)]
     unsafe fn load<V: F32x8>(p: *const u8, j: usize) -> V {
         // SAFETY: the caller's promise.
@@ -299,5 +314,29 @@ impl Load for LoadF8 {
     unsafe fn one(p: *const u8, j: usize) -> f32 {
         // SAFETY: the caller's promise.
         crate::quant::f8e4m3_to_f32(unsafe { *p.wrapping_add(j) })
+    }
+}
+
+impl Load for LoadQ8 {
+    #[inline(always)]
+    fn bytes(n: usize) -> usize {
+        n.div_ceil(CACHE_BLOCK.0) * CACHE_BLOCK.1
+    }
+    #[inline(always)]
+    unsafe fn load<V: F32x8>(p: *const u8, j: usize) -> V {
+        // SAFETY: the caller's promise; eight elements from a multiple of eight on lie in one block.
+        unsafe {
+            let block = p.wrapping_add(j / CACHE_BLOCK.0 * CACHE_BLOCK.1);
+            V::load_i8(block.wrapping_add(2 + j % CACHE_BLOCK.0).cast()).mul(V::splat_f16(block.cast()))
+        }
+    }
+    #[inline(always)]
+    unsafe fn one(p: *const u8, j: usize) -> f32 {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let block = p.wrapping_add(j / CACHE_BLOCK.0 * CACHE_BLOCK.1);
+            let scale = half::f16::from_bits(block.cast::<u16>().read_unaligned()).to_f32();
+            f32::from(*block.wrapping_add(2 + j % CACHE_BLOCK.0).cast::<i8>()) * scale
+        }
     }
 }
