@@ -151,12 +151,12 @@ def write_sbom(source: Path, out: Path) -> None:
 
 
 def embedded(library: Path) -> Set[Package]:
-    """What the library itself says that it was made of (the section that cargo-auditable adds)."""
+    """What the library itself says that it was made of (the section that cargo-auditable adds), macros that ran while it was compiled among it."""
     with tempfile.TemporaryDirectory() as folder:
         section = Path(folder) / "section"
         run(["objcopy", "--dump-section", f"{SECTION}={section}", library, Path(folder) / "copy"])
         listed = json.loads(zlib.decompress(section.read_bytes()))
-    return {(part["name"], part["version"]) for part in listed["packages"] if part.get("kind", "runtime") == "runtime"}
+    return {(part["name"], part["version"]) for part in listed["packages"]}
 
 
 def checks(source: Path, database: Optional[Path], advisories: bool) -> Dict[str, Any]:
