@@ -24,7 +24,7 @@ sanitized() {
 }
 
 build() {
-    sanitized "$1" rustc -p mistral-ffi --lib --crate-type staticlib
+    sanitized "$1" rustc -p mistral-ffi --lib --crate-type staticlib -- --cfg sanitized
 }
 
 # compile NAME SANITIZER FILE...: tests/c/NAME.c with the library and the runtime
