@@ -4,11 +4,11 @@
     pip install llama-cpp-python        # builds llama.cpp for this processor
     cargo build --release -p mistral-ffi
     python3 benches/compare_llama_cpp.py MODEL.gguf [MODEL.gguf ...] [--threads 2] [--repeat 5] [--formats Q4_0,Q8_0]
-        [--llama-bench PATH] [--shapes 1b,7b] [--text]
+        [--llama-bench PATH] [--shapes 1b,7b] [--depth 2048] [--text]
 
 `--formats` makes copies of each model in those formats, beside it, with llama.cpp's own quantiser, and `--shapes` models of random
 weights (`cargo run --release --example random_model`) in those formats. `--llama-bench` measures a program of that name too, of llama.cpp or of a
-fork like ik_llama.cpp, in the same rounds. `--text` compares the greedy continuations of a text, token by token.
+fork like ik_llama.cpp, in the same rounds. `--depth` is that of the decoding after a long prompt, 0 for none. `--text` compares the greedy continuations of a text, token by token.
 
 Each round opens the model anew in a process of its own, first in one library and then in the other, so that a machine whose
 speed drifts slows both. Every figure is the median of the rounds, with the least and the most; the ratio is that of the
@@ -26,7 +26,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PROMPT = 512
-DEPTH = 2048
 STEPS = 32
 FIGURES = {
     "open": "s",
@@ -43,13 +42,13 @@ def tokens(vocab_size, start, count):
 
 
 class Mistral:
-    def __init__(self, path, threads):
+    def __init__(self, path, threads, depth=2048):
         sys.path.insert(0, str(ROOT / "mistral-ffi" / "python"))
         import mistral
 
         self.model = mistral.Model(path, threads=threads)
         self.vocab_size = self.model.info["weights"]["vocab_size"]
-        self.session = self.model.session(context=DEPTH + PROMPT)
+        self.session = self.model.session(context=depth + PROMPT + STEPS)
         self.version = f"mistral {mistral.version()}, kernels {self.model.info['kernels']}"
 
     def clear(self):
@@ -60,7 +59,7 @@ class Mistral:
 
 
 class LlamaCpp:
-    def __init__(self, path, threads):
+    def __init__(self, path, threads, depth=2048):
         import ctypes
 
         import llama_cpp
@@ -71,7 +70,7 @@ class LlamaCpp:
         llama_cpp.llama_backend_init()
         self.model = llama_cpp.llama_model_load_from_file(path.encode(), llama_cpp.llama_model_default_params())
         params = llama_cpp.llama_context_default_params()
-        params.n_ctx = DEPTH + PROMPT
+        params.n_ctx = depth + PROMPT + STEPS
         params.n_threads = params.n_threads_batch = threads
         params.n_batch = params.n_ubatch = PROMPT
         self.context = llama_cpp.llama_init_from_model(self.model, params)
@@ -92,9 +91,9 @@ class LlamaCpp:
         self.lib.llama_synchronize(self.context)
 
 
-def measure(engine, path, threads):
+def measure(engine, path, threads, depth):
     start = time.perf_counter()
-    engine = engine(path, threads)
+    engine = engine(path, threads, depth)
     engine.evaluate([1])
     figures = {"open": time.perf_counter() - start}
 
@@ -107,20 +106,22 @@ def measure(engine, path, threads):
             engine.evaluate(batch)
         return sum(map(len, batches)) / (time.perf_counter() - begin)
 
-    steps = [[t] for t in tokens(engine.vocab_size, DEPTH, STEPS)]
+    steps = [[t] for t in tokens(engine.vocab_size, depth, STEPS)]
     figures["prefill"] = timed([], [tokens(engine.vocab_size, 0, PROMPT)])
     figures["decode"] = timed(tokens(engine.vocab_size, 0, 1), steps)
-    figures["decode_deep"] = timed(tokens(engine.vocab_size, 0, DEPTH), steps)
+    if depth:
+        figures["decode_deep"] = timed(tokens(engine.vocab_size, 0, depth), steps)
     figures["peak_rss"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {"version": engine.version, **figures}
 
 
-def llama_bench(program, path, threads):
+def llama_bench(program, path, threads, depth):
     """One round of a `llama-bench` program: the same figures, as far as it has them."""
     common = [program, "-m", path, "-t", str(threads), "-r", "1", "-o", "json"]
     figures = {}
     runs = {"prefill": ["-p", str(PROMPT), "-n", "0"], "decode": ["-p", "0", "-n", str(STEPS)]}
-    runs["decode_deep"] = ["-p", "0", "-n", "0", "-gp", f"{DEPTH},{STEPS}"]
+    if depth:
+        runs["decode_deep"] = ["-p", "0", "-n", "0", "-gp", f"{depth},{STEPS}"]
     for figure, arguments in runs.items():
         done = subprocess.run([*common, *arguments], capture_output=True, text=True)
         if done.returncode:
@@ -129,7 +130,7 @@ def llama_bench(program, path, threads):
         seconds = result["avg_ns"] / 1e9
         if figure == "decode_deep" and result["n_prompt"]:
             # Prompt and answer in one figure: the prompt's time by itself is taken off.
-            alone = subprocess.run([*common, "-p", str(DEPTH), "-n", "0"], capture_output=True, text=True)
+            alone = subprocess.run([*common, "-p", str(depth), "-n", "0"], capture_output=True, text=True)
             seconds -= json.loads(alone.stdout)[-1]["avg_ns"] / 1e9
         count = PROMPT if figure == "prefill" else STEPS
         figures[figure] = count / seconds
@@ -158,7 +159,7 @@ def greedy_text(path, threads, count=64):
     same = next((i for i, (a, b) in enumerate(zip(expected, found)) if a != b), count)
     if same == count:
         return same, count, None
-    exact = type(ours.model)(path, threads=threads, activation="f32").session(context=DEPTH)
+    exact = type(ours.model)(path, threads=threads, activation="f32").session(context=2048)
     exact.prefill([*prompt, *found[:same]])
     logits = exact.logits()
     return same, count, abs(logits[expected[same]] - logits[found[same]])
@@ -175,10 +176,10 @@ def random_models(shapes, formats):
             yield str(path)
 
 
-def round_of(name, path, threads):
+def round_of(name, path, threads, depth):
     if name not in ("mistral", "llama.cpp"):
-        return llama_bench(name, path, threads)
-    command = [sys.executable, __file__, path, "--worker", name, "--threads", str(threads)]
+        return llama_bench(name, path, threads, depth)
+    command = [sys.executable, __file__, path, "--worker", name, "--threads", str(threads), "--depth", str(depth)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{name} failed on {path}:\n{done.stderr}")
@@ -204,11 +205,11 @@ def requantized(path, formats):
         yield str(copy)
 
 
-def compare(path, threads, repeat, bench=None):
+def compare(path, threads, repeat, depth, bench=None):
     rounds = {"mistral": [], "llama.cpp": [], **({bench: []} if bench else {})}
     for _ in range(repeat):
         for name in rounds:
-            rounds[name].append(round_of(name, path, threads))
+            rounds[name].append(round_of(name, path, threads, depth))
     print(f"\n{path}, {threads} threads, {repeat} rounds")
     for name, results in rounds.items():
         print(f"  {name}: {results[0]['version']}")
@@ -217,6 +218,8 @@ def compare(path, threads, repeat, bench=None):
         row = {name: [r[figure] for r in results if figure in r] for name, results in rounds.items()}
         medians = {name: statistics.median(values) for name, values in row.items() if values}
         summary[figure] = medians
+        if not medians:
+            continue
         cells = [
             f"{Path(name).name} {median:.4g} ({min(row[name]):.3g}, {max(row[name]):.3g}) {medians['mistral'] / median:.2f}x"
             for name, median in medians.items()
@@ -233,18 +236,19 @@ def main():
     parser.add_argument("--formats", type=lambda text: text.split(","), default=[])
     parser.add_argument("--shapes", type=lambda text: text.split(","), default=[])
     parser.add_argument("--llama-bench", metavar="PATH")
+    parser.add_argument("--depth", type=int, default=2048)
     parser.add_argument("--text", action="store_true")
     parser.add_argument("--worker", choices=["mistral", "llama.cpp"], help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
         engine = {"mistral": Mistral, "llama.cpp": LlamaCpp}[arguments.worker]
-        print(json.dumps(measure(engine, arguments.models[0], arguments.threads)))
+        print(json.dumps(measure(engine, arguments.models[0], arguments.threads, arguments.depth)))
         return
     paths = [path for model in arguments.models for path in [model, *requantized(model, arguments.formats)]]
     paths += random_models(arguments.shapes, arguments.formats)
     results = {}
     for path in paths:
-        results[path] = compare(path, arguments.threads, arguments.repeat, arguments.llama_bench)
+        results[path] = compare(path, arguments.threads, arguments.repeat, arguments.depth, arguments.llama_bench)
     # Last: the peak memory of a process counts that of its parent before it.
     for path in paths if arguments.text else []:
         same, count, apart = greedy_text(path, arguments.threads)

@@ -51,7 +51,7 @@ fuzz() {
     local name=$1 folder=target/fuzz/$1 log=target/fuzz/$1.log status=0 found
     mkdir -p "$folder"
     # libFuzzer's weights of inputs (entropic) cost more than they find where there are many features.
-    local limits=(-runs="$runs" -max_total_time="$seconds" -timeout=1 -rss_limit_mb=512 -max_len="$(longest "$name")" -entropic=0 -print_final_stats=1
+    local limits=(-runs="$runs" -max_total_time="$seconds" -timeout=1 -rss_limit_mb=512 -max_len="$(longest "$name")" -entropic=0 -print_funcs=0 -print_final_stats=1
         -artifact_prefix="target/fuzz/$name-")
     if [[ $name == calls ]]; then
         FUZZ="$folder ${limits[*]}" "$calls" --ignored --nocapture guided_by_coverage >"$log" 2>&1 || status=1

@@ -1,7 +1,7 @@
 //! Writes a GGUF file of a known shape with random weights, to measure speed and memory on.
 //!
 //! `cargo run --release --example random_model -- 1b Q4_0 models/random-1b-Q4_0.gguf`; shapes: `1b`, `7b`, with
-//! another number of layers `7b:4`; formats: those of GGUF.
+//! another number of layers `7b:4`; formats: those of GGUF, and `Q4_K_M`, llama.cpp's mixture of Q4_K and Q6_K.
 #![allow(clippy::print_stdout, reason = "a program prints")]
 
 use std::error::Error;
@@ -9,7 +9,7 @@ use std::path::Path;
 
 use mistral_core::config::{FeedForwardConfig, LayerConfig, ModelConfig, RopeConfig, RopeScaling, RopeStyle};
 use mistral_core::quant::Format;
-use mistral_core::testing::write_random_gguf;
+use mistral_core::testing::write_random_gguf_with;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -25,11 +25,25 @@ fn main() -> Result<(), Box<dyn Error>> {
     if let Some(layers) = layers {
         config.layers.truncate(layers.parse()?);
     }
-    let format =
-        Format::all().find(|f| f.name() == format).ok_or_else(|| format!("unknown format `{format}`"))?;
-    write_random_gguf(Path::new(path), &config, format, 1)?;
+    let layers = config.layers.len();
+    let known = Format::all().find(|known| known.name() == format);
+    match known {
+        Some(known) => write_random_gguf_with(Path::new(path), &config, &|_| known, 1)?,
+        None if format == "Q4_K_M" => {
+            write_random_gguf_with(Path::new(path), &config, &|name| q4_k_m(name, layers), 1)?;
+        }
+        None => return Err(format!("unknown format `{format}`").into()),
+    }
     println!("{path}: {:.0} MB", std::fs::metadata(path)?.len() as f64 / 1e6);
     Ok(())
+}
+
+/// The format of a matrix in llama.cpp's Q4_K_M (`llama_tensor_get_type`): the output, and the values and the last matrix of half of the layers, have more bits.
+fn q4_k_m(name: &str, layers: usize) -> Format {
+    let layer = name.split('.').nth(1).and_then(|number| number.parse().ok()).unwrap_or(0);
+    let more = layer < layers / 8 || layer >= 7 * layers / 8 || (layer - layers / 8) % 3 == 2;
+    let precise = name.ends_with("attn_v.weight") || name.ends_with("ffn_down.weight");
+    if name == "output.weight" || (precise && more) { Format::Q6_K } else { Format::Q4_K }
 }
 
 /// The shape of Mistral 7B v0.3, or a smaller one like it.

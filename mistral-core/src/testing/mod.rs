@@ -16,7 +16,7 @@ pub use containers::{GgufFile, GgufValue, TensorData, gguf_id, safetensors_bytes
 pub use faults::{Fault, inject};
 pub use kernels::{KernelCase, arms};
 pub use model::{Model, config_json, params_json, tensor_shapes};
-pub use random::{Random, write_random_gguf};
+pub use random::{Random, write_random_gguf, write_random_gguf_with};
 
 /// A folder that is removed with everything in it when the value goes.
 pub struct TempFolder(PathBuf);

@@ -99,6 +99,16 @@ impl Random {
 /// Writes a GGUF model of any size with random weights and a byte vocabulary, a block of memory at a time. Norms are f32, the
 /// router too, matrices are of `format`.
 pub fn write_random_gguf(path: &Path, config: &ModelConfig, format: Format, seed: u64) -> io::Result<()> {
+    write_random_gguf_with(path, config, &|_| format, seed)
+}
+
+/// As [`write_random_gguf`], each matrix of the format that `format` says for its name in the file.
+pub fn write_random_gguf_with(
+    path: &Path,
+    config: &ModelConfig,
+    format: &dyn Fn(&str) -> Format,
+    seed: u64,
+) -> io::Result<()> {
     let mut entries = gguf_entries(config);
     entries.extend(byte_vocabulary(config.vocab_size));
     let table = gguf_table(config, format);
@@ -125,12 +135,12 @@ pub fn write_random_gguf(path: &Path, config: &ModelConfig, format: Format, seed
 }
 
 /// Name, format and shape of every tensor; the experts of a layer are one.
-fn gguf_table(config: &ModelConfig, format: Format) -> Vec<(String, Format, Vec<usize>)> {
+fn gguf_table(config: &ModelConfig, format: &dyn Fn(&str) -> Format) -> Vec<(String, Format, Vec<usize>)> {
     let mut table: Vec<(String, Format, Vec<usize>)> = Vec::new();
     for (canonical, shape) in tensor_shapes(config) {
         let name = super::model::gguf_name(&canonical);
         let is_small = shape.len() == 1 || canonical.ends_with("feed_forward.gate.weight");
-        let format = if is_small { Format::F32 } else { format };
+        let format = if is_small { Format::F32 } else { format(&name) };
         if canonical.contains(".experts.") {
             if table.iter().any(|(known, ..)| *known == name) {
                 continue;
