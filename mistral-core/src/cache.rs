@@ -10,7 +10,7 @@ use region::LockGuard;
 use crate::config::ModelConfig;
 use crate::device::{self, Opened};
 use crate::error::{Error, Result};
-use crate::kernels::{self, AttentionSpec, CacheSpec, CacheType};
+use crate::kernels::{self, Angles, AttentionSpec, CacheSpec, CacheType};
 
 /// The keys and values of one layer: a ring of as many positions as the layer can see.
 #[derive(Clone, Debug)]
@@ -47,8 +47,11 @@ impl LayerCache {
         }
         let mut locks = Vec::new();
         let mut zeros = || match lock {
-            false => Ok(Some(on.lasting(|| Tensor::zeros([bytes / stored.size()], (&on.device, stored))))),
             true => locked(bytes, &on.device, &mut locks).map(Some),
+            false if on.has_own_memory() => {
+                Ok(Some(on.lasting(|| Tensor::zeros([bytes / stored.size()], (&on.device, stored)))))
+            }
+            false => Ok(Some(tensor_of(vec![0; bytes], &on.device))),
         };
         Ok(Self { k: zeros()?, v: zeros()?, spec, window, on, locks: Arc::new(locks) })
     }
@@ -71,21 +74,28 @@ impl LayerCache {
         }
     }
 
-    /// Stores `k`, `v: [t, n_kv_heads * head_dim]` at positions `start..start + t`.
-    pub fn write(&mut self, start: usize, k: Tensor<2>, v: Tensor<2>) {
-        for (cache, rows) in [(&mut self.k, k), (&mut self.v, v)] {
-            let taken = cache.take().expect("a session that panicked is not used again");
-            *cache = Some(kernels::cache_write(taken, rows, &self.spec, start));
-        }
+    /// Stores `k`, rotated by `angles`, and `v: [t, n_kv_heads * head_dim]` at positions `start..start + t`.
+    pub fn write(&mut self, start: usize, k: Tensor<2>, v: Tensor<2>, angles: &Angles) {
+        let taken = self.k.take().expect("a session that panicked is not used again");
+        self.k = Some(kernels::cache_write_rotated(taken, k, angles, &self.spec, start));
+        let taken = self.v.take().expect("a session that panicked is not used again");
+        self.v = Some(kernels::cache_write(taken, v, &self.spec, start));
     }
 
-    /// Attention of `q: [t, n_heads * head_dim]` at positions `start..start + t` over what is stored.
-    pub fn attend(&self, q: Tensor<2>, start: usize, n_heads: usize, window: Option<usize>) -> Tensor<2> {
+    /// Attention of `q: [t, n_heads * head_dim]`, rotated by `angles`, at positions `start..start + t` over what is stored.
+    pub fn attend(
+        &self,
+        q: Tensor<2>,
+        angles: &Angles,
+        start: usize,
+        n_heads: usize,
+        window: Option<usize>,
+    ) -> Tensor<2> {
         let scale = 1.0 / (self.spec.head_dim as f32).sqrt();
         let spec = AttentionSpec { n_heads, start, window, scale, cache: self.spec.clone() };
         let [k, v] =
             [&self.k, &self.v].map(|c| c.clone().expect("a session that panicked is not used again"));
-        kernels::attention(q, k, v, spec)
+        kernels::attention_rotated(q, angles, k, v, spec)
     }
 
     /// A copy of the positions that are held, in memory of its own.
@@ -399,9 +409,14 @@ fn locked(bytes: usize, device: &Device, locks: &mut Vec<Locked>) -> Result<Tens
         Error::limit("lock_memory", found, "what the system lets the process lock (ulimit -l)")
     })?;
     locks.push(Locked(lock));
-    // The tensor is made of this memory, not of a copy.
-    let data = TensorData::from_bytes(Bytes::from_elems(memory), [bytes], DType::U8);
-    Ok(Tensor::from_data(data, (device, DType::U8)))
+    Ok(tensor_of(memory, device))
+}
+
+/// A tensor that is made of this memory, not of a copy: what comes from the system as zeros takes no pages before it is written to.
+fn tensor_of(memory: Vec<u8>, device: &Device) -> Tensor<1, Int> {
+    let len = memory.len();
+    let data = TensorData::from_bytes(Bytes::from_elems(memory), [len], DType::U8);
+    Tensor::from_data(data, (device, DType::U8))
 }
 
 /// Fails if the system does not give `bytes` at once: a tensor that cannot be allocated would end the process.
@@ -441,6 +456,7 @@ fn layer_bytes(spec: &CacheSpec) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::RopeStyle;
     use crate::device;
 
     fn layer(device: &str) -> LayerCache {
@@ -453,6 +469,13 @@ mod tests {
         let device = layer.k.as_ref().unwrap().device();
         let numbers: Vec<f32> = (0..count * 8).map(|i| sign * (i as f32 + 1.0)).collect();
         Tensor::from_data(TensorData::new(numbers, [count, 8]), &device)
+    }
+
+    /// Stores keys that are not rotated.
+    fn write(layer: &mut LayerCache, start: usize, k: Tensor<2>, v: Tensor<2>) {
+        let (shape, device) = ([k.dims()[0], layer.spec.head_dim / 2], k.device());
+        let (cos, sin) = (Tensor::ones(shape, &device), Tensor::zeros(shape, &device));
+        layer.write(start, k, v, &Angles { cos, sin, style: RopeStyle::Interleaved });
     }
 
     fn bytes(layer: &LayerCache, positions: Range<usize>) -> Vec<u8> {
@@ -471,9 +494,11 @@ mod tests {
     fn a_kernel_does_not_write_to_what_is_shared() {
         for device in device::names() {
             let mut one = layer(device);
-            one.write(0, rows(&one, 3, 1.0), rows(&one, 3, -1.0));
+            let (k, v) = (rows(&one, 3, 1.0), rows(&one, 3, -1.0));
+            write(&mut one, 0, k, v);
             let (two, before) = (one.clone(), bytes(&one, 0..5));
-            one.write(1, rows(&one, 3, 100.0), rows(&one, 3, 100.0));
+            let (k, v) = (rows(&one, 3, 100.0), rows(&one, 3, 100.0));
+            write(&mut one, 1, k, v);
             assert_eq!(bytes(&two, 0..5), before, "{device}");
             assert_ne!(bytes(&one, 0..5), before, "{device}");
         }
@@ -483,8 +508,10 @@ mod tests {
     fn a_ring_is_read_and_stored_in_the_order_of_its_positions() {
         for device in device::names() {
             let mut one = layer(device);
-            one.write(0, rows(&one, 5, 1.0), rows(&one, 5, -1.0));
-            one.write(5, rows(&one, 2, 10.0), rows(&one, 2, -10.0));
+            let (k, v) = (rows(&one, 5, 1.0), rows(&one, 5, -1.0));
+            write(&mut one, 0, k, v);
+            let (k, v) = (rows(&one, 2, 10.0), rows(&one, 2, -10.0));
+            write(&mut one, 5, k, v);
             // Positions 3 to 6: keys of head 0, of head 1, then values.
             let keys = [25.0, 33.0, 10.0, 90.0, 29.0, 37.0, 50.0, 130.0];
             let expected: Vec<f32> = keys.iter().copied().chain(keys.map(|key| -key)).collect();
@@ -508,7 +535,7 @@ mod tests {
     fn store(cache: &mut KvCache, count: usize) {
         let (layer, start) = (&mut cache.layers[0], cache.len);
         let (k, v) = (rows(layer, count, 1.0), rows(layer, count, -1.0));
-        layer.write(start, k, v);
+        write(layer, start, k, v);
         cache.len += count;
         cache.written = cache.written.max(cache.len);
     }
