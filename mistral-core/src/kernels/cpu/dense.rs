@@ -27,8 +27,11 @@ pub struct DenseMatrix<'a> {
 
 /// Output rows of one task: enough work to be worth a hand-over, few enough to balance.
 const TASK_ROWS: usize = 32;
-/// Activation rows that stay in the second-level cache while weight rows pass by.
-const BATCH: usize = 64;
+/// Bytes of weights that stay in the second-level cache while rows of activations pass by.
+const BLOCK_BYTES: usize = 128 << 10;
+/// Rows of weights and of activations of a tile: its sums, and what is loaded for them, fit into sixteen registers.
+const TILE_ROWS: usize = 2;
+const TILE_COLS: usize = 4;
 
 /// `out[i, j] = Σ_k x[i, k] · w[j, k]` for `x: [m, cols]` and each matrix with its `out: [m, rows]`.
 pub fn linear(x: &[f32], m: usize, products: Vec<(DenseMatrix<'_>, &mut [f32])>) {
@@ -105,32 +108,43 @@ fn rows_body<V: F32x8, L: Load>(
     rows: std::ops::Range<usize>,
     out: Rows,
 ) {
-    for batch in (0..m).step_by(BATCH) {
-        let end = (batch + BATCH).min(m);
-        let mut row = rows.start;
-        while row < rows.end {
-            // A batch reuses each weight four times; a single row runs eight rows at once to hide the latency of the sums.
-            let step = if end - batch >= 4 { 2 } else { 8 }.min(rows.end - row);
-            let mut i = batch;
-            while i < end {
-                i += match (step, end - i) {
-                    (2, 4..) => tile::<V, L, 2, 4>(x, w, row, i, out),
-                    (2, _) => tile::<V, L, 2, 1>(x, w, row, i, out),
-                    (8, _) => tile::<V, L, 8, 1>(x, w, row, i, out),
-                    _ => {
-                        for row in row..row + step {
-                            tile::<V, L, 1, 1>(x, w, row, i, out);
-                        }
-                        1
-                    }
-                };
-            }
-            row += step;
+    let row_bytes = (w.cols * w.format.block_bytes()).max(1);
+    // For many rows of activations the weights of a block stay in the second-level cache, and a tile's activations in the first.
+    let block = if m < TILE_COLS { rows.len() } else { (BLOCK_BYTES / row_bytes).max(TILE_ROWS) };
+    for first in rows.clone().step_by(block.max(1)) {
+        let rows = first..(first + block).min(rows.end);
+        let mut i = 0;
+        while i < m {
+            i += match m - i {
+                TILE_COLS.. => tiles::<V, L, TILE_ROWS, TILE_COLS>(x, w, rows.clone(), i, out),
+                // A single row runs eight rows of weights at once, to hide the latency of the sums.
+                _ => tiles::<V, L, 8, 1>(x, w, rows.clone(), i, out),
+            };
         }
     }
 }
 
-/// `C` activation rows from `i` on times `R` weight rows from `row` on; returns `C`.
+/// `C` activation rows from `i` on times the weight rows `rows`, `R` at a time; returns `C`.
+#[inline(always)]
+fn tiles<V: F32x8, L: Load, const R: usize, const C: usize>(
+    x: &[f32],
+    w: DenseMatrix<'_>,
+    rows: std::ops::Range<usize>,
+    i: usize,
+    out: Rows,
+) -> usize {
+    let mut row = rows.start;
+    while row + R <= rows.end {
+        tile::<V, L, R, C>(x, w, row, i, out);
+        row += R;
+    }
+    for row in row..rows.end {
+        tile::<V, L, 1, C>(x, w, row, i, out);
+    }
+    C
+}
+
+/// `C` activation rows from `i` on times `R` weight rows from `row` on.
 #[inline(always)]
 fn tile<V: F32x8, L: Load, const R: usize, const C: usize>(
     x: &[f32],
@@ -138,7 +152,7 @@ fn tile<V: F32x8, L: Load, const R: usize, const C: usize>(
     row: usize,
     i: usize,
     out: Rows,
-) -> usize {
+) {
     let k = w.cols;
     let size = w.format.block_bytes();
     debug_assert!((i + C) * k <= x.len() && (row + R) * k * size <= w.data.len());
@@ -177,7 +191,6 @@ fn tile<V: F32x8, L: Load, const R: usize, const C: usize>(
             unsafe { *out.data.add((i + c) * out.stride + row + r) = sum };
         }
     }
-    C
 }
 
 /// `R × C` dot products of length `k`.
