@@ -121,19 +121,17 @@ def llama_bench(program, path, threads, depth):
     figures = {}
     runs = {"prefill": ["-p", str(PROMPT), "-n", "0"], "decode": ["-p", "0", "-n", str(STEPS)]}
     if depth:
-        runs["decode_deep"] = ["-p", "0", "-n", "0", "-gp", f"{depth},{STEPS}"]
+        # llama.cpp's word for it, and ik_llama.cpp's; both time the generation alone.
+        deep = ["-p", "0", "-n", str(STEPS), "-d", str(depth)]
+        known = subprocess.run([program, "--help"], capture_output=True, text=True).stdout
+        runs["decode_deep"] = deep if "--n-depth" in known else ["-p", "0", "-n", "0", "-gp", f"{depth},{STEPS}"]
     for figure, arguments in runs.items():
         done = subprocess.run([*common, *arguments], capture_output=True, text=True)
         if done.returncode:
             continue
         result = json.loads(done.stdout)[-1]
-        seconds = result["avg_ns"] / 1e9
-        if figure == "decode_deep" and result["n_prompt"]:
-            # Prompt and answer in one figure: the prompt's time by itself is taken off.
-            alone = subprocess.run([*common, "-p", str(depth), "-n", "0"], capture_output=True, text=True)
-            seconds -= json.loads(alone.stdout)[-1]["avg_ns"] / 1e9
         count = PROMPT if figure == "prefill" else STEPS
-        figures[figure] = count / seconds
+        figures[figure] = count * 1e9 / result["avg_ns"]
         figures["version"] = f"{program} {result['build_commit']}, {result['cpu_info']}"
     figures["peak_rss"] = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     return figures

@@ -51,17 +51,18 @@ impl Transformer {
         let [t, _] = h.dims();
         let mut rotation = self.rope.rotation(cache.len, t, &h.device());
         cache.written = cache.written.max(cache.len + t);
+        let mut r = None;
         for (block, layer) in self.layers.iter().zip(&mut cache.layers) {
             check()?;
             if block.device != h.device() {
-                h = h.to_device(&block.device);
+                h = sum(h, r.take()).to_device(&block.device);
                 rotation = self.rope.rotation(cache.len, t, &block.device);
             }
-            h = block.forward(h, cache.len, &rotation, layer)?;
+            (h, r) = block.forward(h, r, cache.len, &rotation, layer)?;
         }
         check()?;
         cache.len += t;
-        Ok(h)
+        Ok(sum(h, r))
     }
 
     /// Bytes of weights that one decoded token reads.
@@ -78,17 +79,26 @@ impl Transformer {
 }
 
 impl Block {
-    /// `x: [t, dim]` → `[t, dim]`.
+    /// The residual stream is `h + r: [t, dim]`, before and after: the next norm adds them.
     fn forward(
         &self,
-        x: Tensor<2>,
+        h: Tensor<2>,
+        r: Option<Tensor<2>>,
         start: usize,
         rotation: &Rotation,
         cache: &mut LayerCache,
-    ) -> Result<Tensor<2>> {
-        let r = self.attention.forward(self.attention_norm.forward(x.clone()), start, rotation, cache);
-        let h = x + r;
-        let r = self.feed_forward.forward(self.ffn_norm.forward(h.clone()))?;
-        Ok(h + r)
+    ) -> Result<(Tensor<2>, Option<Tensor<2>>)> {
+        let [h, x] = self.attention_norm.after(h, r);
+        let r = self.attention.forward(x, start, rotation, cache);
+        let [h, x] = self.ffn_norm.after(h, Some(r));
+        let r = self.feed_forward.forward(x)?;
+        Ok((h, Some(r)))
+    }
+}
+
+fn sum(h: Tensor<2>, r: Option<Tensor<2>>) -> Tensor<2> {
+    match r {
+        Some(r) => h + r,
+        None => h,
     }
 }

@@ -5,7 +5,7 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::hint::black_box;
-use std::ops::RangeInclusive;
+use std::ops::Range;
 use std::sync::Mutex;
 
 /// From this size on whole pages are given back to the system instead, which clears them before anybody sees them again. Overwriting would first take
@@ -17,7 +17,7 @@ pub(crate) struct Wiping;
 
 /// Sizes of blocks that are kept for the next who asks for as much: what is computed between two layers has the same few sizes again and again. A block that was
 /// overwritten need not be cleared for him, nor its pages be taken anew. None for AddressSanitizer, which is to see who uses them too late.
-const KEPT: RangeInclusive<usize> = if cfg!(any(guided, sanitized)) { 1..=0 } else { 32 << 10..=LARGE - 1 };
+const KEPT: Range<usize> = 32 << 10..if cfg!(any(guided, sanitized)) { 0 } else { LARGE };
 /// Bytes that are kept at most.
 const KEPT_BYTES: usize = 24 << 20;
 static SHELF: Mutex<Shelf> = Mutex::new(Shelf { blocks: [None; 32], next: 0, bytes: 0 });

@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use mistral_core::testing::Random;
 use mistral_core::{Control, Model, ModelOptions};
-use support::{temp, write_tiny_model_of};
+use support::temp;
+use support::tiny::write_tiny_model_of;
 
 const PROGRAMS: usize = 6000;
 

@@ -103,6 +103,14 @@ macro_rules! override_kernels {
             ) -> burn::backend::tensor::FloatTensor<Self> {
                 $crate::kernels::host::rms_norm::<Self>(x, weight, eps)
             }
+            fn add_rms_norm(
+                x: burn::backend::tensor::FloatTensor<Self>,
+                r: burn::backend::tensor::FloatTensor<Self>,
+                weight: burn::backend::tensor::FloatTensor<Self>,
+                eps: f32,
+            ) -> Vec<burn::backend::tensor::FloatTensor<Self>> {
+                $crate::kernels::host::add_rms_norm::<Self>(x, r, weight, eps)
+            }
             fn rope(
                 x: burn::backend::tensor::FloatTensor<Self>,
                 cos: burn::backend::tensor::FloatTensor<Self>,
@@ -124,6 +132,30 @@ macro_rules! override_kernels {
                 start: usize,
             ) -> burn::backend::tensor::IntTensor<Self> {
                 $crate::kernels::host::cache_write::<Self>(cache, rows, &spec, start)
+            }
+            fn cache_write_rotated(
+                cache: burn::backend::tensor::IntTensor<Self>,
+                rows: burn::backend::tensor::FloatTensor<Self>,
+                cos: burn::backend::tensor::FloatTensor<Self>,
+                sin: burn::backend::tensor::FloatTensor<Self>,
+                style: $crate::config::RopeStyle,
+                spec: $crate::kernels::CacheSpec,
+                start: usize,
+            ) -> burn::backend::tensor::IntTensor<Self> {
+                let rows = $crate::kernels::host::rotated::<Self>(rows, &cos, &sin, style);
+                $crate::kernels::host::store::<Self>(cache, &rows, &spec, start)
+            }
+            fn attention_rotated(
+                q: burn::backend::tensor::FloatTensor<Self>,
+                cos: burn::backend::tensor::FloatTensor<Self>,
+                sin: burn::backend::tensor::FloatTensor<Self>,
+                style: $crate::config::RopeStyle,
+                k: burn::backend::tensor::IntTensor<Self>,
+                v: burn::backend::tensor::IntTensor<Self>,
+                spec: $crate::kernels::AttentionSpec,
+            ) -> burn::backend::tensor::FloatTensor<Self> {
+                let q = $crate::kernels::host::rotated::<Self>(q, &cos, &sin, style);
+                $crate::kernels::host::attend::<Self>(&q, &k, &v, &spec)
             }
             fn attention(
                 q: burn::backend::tensor::FloatTensor<Self>,
@@ -169,6 +201,19 @@ fn rms_norm<B: Host>(x: FloatTensor<B>, weight: FloatTensor<B>, eps: f32) -> Flo
     B::tensor(out, shape)
 }
 
+fn add_rms_norm<B: Host>(
+    x: FloatTensor<B>,
+    r: FloatTensor<B>,
+    weight: FloatTensor<B>,
+    eps: f32,
+) -> Vec<FloatTensor<B>> {
+    let shape = dims2::<B>(&x);
+    let (x, r) = (B::contiguous(x), B::contiguous(r));
+    let (mut sum, mut out) = (vec![0.0; shape[0] * shape[1]], vec![0.0; shape[0] * shape[1]]);
+    elementwise::add_rms_norm((B::floats(&x), B::floats(&r)), B::floats(&weight), eps, &mut sum, &mut out);
+    vec![B::tensor(sum, shape), B::tensor(out, shape)]
+}
+
 fn rope<B: Host>(
     x: FloatTensor<B>,
     cos: FloatTensor<B>,
@@ -176,11 +221,21 @@ fn rope<B: Host>(
     style: RopeStyle,
 ) -> FloatTensor<B> {
     let shape = dims2::<B>(&x);
+    B::tensor(rotated::<B>(x, &cos, &sin, style), shape)
+}
+
+fn rotated<B: Host>(
+    x: FloatTensor<B>,
+    cos: &FloatTensor<B>,
+    sin: &FloatTensor<B>,
+    style: RopeStyle,
+) -> Vec<f32> {
     let head_dim = 2 * cos.shape()[1];
     let x = B::contiguous(x);
-    let mut out = vec![0.0; shape[0] * shape[1]];
-    elementwise::rope(B::floats(&x), B::floats(&cos), B::floats(&sin), head_dim, style, &mut out);
-    B::tensor(out, shape)
+    let x = B::floats(&x);
+    let mut out = vec![0.0; x.len()];
+    elementwise::rope(x, B::floats(cos), B::floats(sin), head_dim, style, &mut out);
+    out
 }
 
 fn swiglu<B: Host>(gate: FloatTensor<B>, up: FloatTensor<B>) -> FloatTensor<B> {
@@ -197,8 +252,11 @@ fn cache_write<B: Host>(
     spec: &CacheSpec,
     start: usize,
 ) -> IntTensor<B> {
-    let rows = B::contiguous(rows);
-    B::bytes_mut(cache, |bytes| cache::cache_write(bytes, B::floats(&rows), spec, start))
+    store::<B>(cache, B::floats(&B::contiguous(rows)), spec, start)
+}
+
+fn store<B: Host>(cache: IntTensor<B>, rows: &[f32], spec: &CacheSpec, start: usize) -> IntTensor<B> {
+    B::bytes_mut(cache, |bytes| cache::cache_write(bytes, rows, spec, start))
 }
 
 fn attention<B: Host>(
@@ -207,9 +265,12 @@ fn attention<B: Host>(
     v: &IntTensor<B>,
     spec: &AttentionSpec,
 ) -> FloatTensor<B> {
-    let shape = dims2::<B>(&q);
-    let q = B::contiguous(q);
-    B::tensor(attention::attention(B::floats(&q), B::bytes(k), B::bytes(v), spec), shape)
+    attend::<B>(B::floats(&B::contiguous(q)), k, v, spec)
+}
+
+fn attend<B: Host>(q: &[f32], k: &IntTensor<B>, v: &IntTensor<B>, spec: &AttentionSpec) -> FloatTensor<B> {
+    let width = spec.n_heads * spec.cache.head_dim;
+    B::tensor(attention::attention(q, B::bytes(k), B::bytes(v), spec), [q.len() / width, width])
 }
 
 fn dims2<B: Backend>(x: &FloatTensor<B>) -> [usize; 2] {

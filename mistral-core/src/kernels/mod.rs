@@ -205,6 +205,17 @@ pub trait Kernels: Backend {
         reference::rms_norm::<Self>(x, weight, eps)
     }
 
+    /// The sum of `x` and `r: [t, dim]`, and its [`Kernels::rms_norm`].
+    fn add_rms_norm(
+        x: FloatTensor<Self>,
+        r: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        eps: f32,
+    ) -> Vec<FloatTensor<Self>> {
+        let sum = Self::float_add(x, r);
+        vec![sum.clone(), Self::rms_norm(sum, weight, eps)]
+    }
+
     /// Rotates the heads of `x: [t, n_heads * head_dim]` by `cos`, `sin: [t, head_dim / 2]`.
     fn rope(
         x: FloatTensor<Self>,
@@ -228,6 +239,32 @@ pub trait Kernels: Backend {
         start: usize,
     ) -> IntTensor<Self> {
         reference::cache_write::<Self>(cache, rows, spec, start)
+    }
+
+    /// [`Kernels::cache_write`] of what [`Kernels::rope`] makes of `rows`.
+    fn cache_write_rotated(
+        cache: IntTensor<Self>,
+        rows: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+        style: RopeStyle,
+        spec: CacheSpec,
+        start: usize,
+    ) -> IntTensor<Self> {
+        Self::cache_write(cache, Self::rope(rows, cos, sin, style), spec, start)
+    }
+
+    /// [`Kernels::attention`] of what [`Kernels::rope`] makes of `q`.
+    fn attention_rotated(
+        q: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+        style: RopeStyle,
+        k: IntTensor<Self>,
+        v: IntTensor<Self>,
+        spec: AttentionSpec,
+    ) -> FloatTensor<Self> {
+        <Self as Kernels>::attention(Self::rope(q, cos, sin, style), k, v, spec)
     }
 
     /// Attention of `q: [t, n_heads * head_dim]` over the cached keys and values: `[t, n_heads * head_dim]`.
@@ -338,10 +375,53 @@ pub fn rms_norm(x: Tensor<2>, weight: Tensor<1>, eps: f32) -> Tensor<2> {
     Tensor::from_dispatch(<Dispatch as Kernels>::rms_norm(x.into_dispatch(), weight.into_dispatch(), eps))
 }
 
-/// [`Kernels::rope`] on the device of the tensors.
-pub fn rope(x: Tensor<2>, cos: Tensor<2>, sin: Tensor<2>, style: RopeStyle) -> Tensor<2> {
-    let (cos, sin) = (cos.into_dispatch(), sin.into_dispatch());
-    Tensor::from_dispatch(<Dispatch as Kernels>::rope(x.into_dispatch(), cos, sin, style))
+/// [`Kernels::add_rms_norm`] on the device of the tensors.
+pub fn add_rms_norm(x: Tensor<2>, r: Tensor<2>, weight: Tensor<1>, eps: f32) -> [Tensor<2>; 2] {
+    let (x, r) = (x.into_dispatch(), r.into_dispatch());
+    let mut both = <Dispatch as Kernels>::add_rms_norm(x, r, weight.into_dispatch(), eps).into_iter();
+    std::array::from_fn(|_| Tensor::from_dispatch(both.next().expect("a sum and its norm")))
+}
+
+/// The angles by which heads are rotated.
+#[derive(Clone, Debug)]
+pub struct Angles {
+    /// `[t, head_dim / 2]`
+    pub cos: Tensor<2>,
+    /// `[t, head_dim / 2]`
+    pub sin: Tensor<2>,
+    /// Which elements make a pair.
+    pub style: RopeStyle,
+}
+
+/// [`Kernels::cache_write_rotated`] on the device of the tensors.
+pub fn cache_write_rotated(
+    cache: Tensor<1, Int>,
+    rows: Tensor<2>,
+    angles: &Angles,
+    spec: &CacheSpec,
+    start: usize,
+) -> Tensor<1, Int> {
+    let (cos, sin) = (angles.cos.clone().into_dispatch(), angles.sin.clone().into_dispatch());
+    let (cache, rows) = (cache.into_dispatch(), rows.into_dispatch());
+    let style = angles.style;
+    let spec = spec.clone();
+    Tensor::from_dispatch(<Dispatch as Kernels>::cache_write_rotated(
+        cache, rows, cos, sin, style, spec, start,
+    ))
+}
+
+/// [`Kernels::attention_rotated`] on the device of the tensors.
+pub fn attention_rotated(
+    q: Tensor<2>,
+    angles: &Angles,
+    k: Tensor<1, Int>,
+    v: Tensor<1, Int>,
+    spec: AttentionSpec,
+) -> Tensor<2> {
+    let (cos, sin) = (angles.cos.clone().into_dispatch(), angles.sin.clone().into_dispatch());
+    let (q, k, v) = (q.into_dispatch(), k.into_dispatch(), v.into_dispatch());
+    let style = angles.style;
+    Tensor::from_dispatch(<Dispatch as Kernels>::attention_rotated(q, cos, sin, style, k, v, spec))
 }
 
 /// [`Kernels::swiglu`] on the device of the tensors.
@@ -353,10 +433,4 @@ pub fn swiglu(gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
 pub fn cache_write(cache: Tensor<1, Int>, rows: Tensor<2>, spec: &CacheSpec, start: usize) -> Tensor<1, Int> {
     let (cache, rows) = (cache.into_dispatch(), rows.into_dispatch());
     Tensor::from_dispatch(<Dispatch as Kernels>::cache_write(cache, rows, spec.clone(), start))
-}
-
-/// [`Kernels::attention`] on the device of the tensors.
-pub fn attention(q: Tensor<2>, k: Tensor<1, Int>, v: Tensor<1, Int>, spec: AttentionSpec) -> Tensor<2> {
-    let (k, v) = (k.into_dispatch(), v.into_dispatch());
-    Tensor::from_dispatch(<Dispatch as Kernels>::attention(q.into_dispatch(), k, v, spec))
 }

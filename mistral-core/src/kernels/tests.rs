@@ -123,6 +123,11 @@ fn check_elementwise<B: Kernels>() {
             F32_TOLERANCE,
             "rms_norm",
         );
+        let sum = B::float_add(x(1), x(2));
+        let want = [sum.clone(), reference::rms_norm::<B>(sum, weight(), 1e-5)];
+        for (got, want) in <B as Kernels>::add_rms_norm(x(1), x(2), weight(), 1e-5).into_iter().zip(want) {
+            assert_close(&values::<B>(got), &values::<B>(want), F32_TOLERANCE, "add_rms_norm");
+        }
         let got = values::<B>(B::swiglu(x(1), x(2)));
         assert_close(&got, &values::<B>(reference::swiglu::<B>(x(1), x(2))), F32_TOLERANCE, "swiglu");
     }
@@ -140,6 +145,31 @@ fn check_elementwise<B: Kernels>() {
 #[test]
 fn norms_rotations_and_gates_equal_tensor_operations() {
     on_every_backend!(check_elementwise);
+}
+
+/// What is done in one step has the bits of the two that it stands for.
+fn check_rotated<B: Kernels>() {
+    let (t, head_dim, style) = (3, 12, RopeStyle::HalfSplit);
+    let cache = CacheSpec { n_kv_heads: 2, capacity: 7, head_dim, cache_type: CacheType::F16 };
+    let spec = AttentionSpec { n_heads: 4, start: 2, window: None, scale: 0.3, cache: cache.clone() };
+    let x = |heads: usize, seed| floats::<B>(random(t * heads * head_dim, seed), &[t, heads * head_dim]);
+    let angle = |seed| floats::<B>(random(t * head_dim / 2, seed), &[t, head_dim / 2]);
+    let empty = || bytes::<B>(&vec![0; cache.bytes()]);
+    let rotated = |x| B::rope(x, angle(2), angle(3), style);
+    let k = B::cache_write_rotated(empty(), x(2, 1), angle(2), angle(3), style, cache.clone(), 2);
+    let want = B::cache_write(empty(), rotated(x(2, 1)), cache.clone(), 2);
+    let ints = |tensor: &IntTensor<B>| read_sync(B::int_into_data(tensor.clone())).unwrap();
+    assert!(ints(&k) == ints(&want) && ints(&k) != ints(&empty()));
+    let got = B::attention_rotated(x(4, 5), angle(2), angle(3), style, k.clone(), k.clone(), spec.clone());
+    assert_eq!(
+        values::<B>(got),
+        values::<B>(<B as Kernels>::attention(rotated(x(4, 5)), k.clone(), k, spec))
+    );
+}
+
+#[test]
+fn rotated_and_stored_or_attended_at_once() {
+    on_every_backend!(check_rotated);
 }
 
 /// Fills a cache to `start`, writes `t` more positions and attends from them: override and reference side by side.

@@ -37,8 +37,8 @@ impl Attention {
         cache: &mut LayerCache,
     ) -> Tensor<2> {
         let [q, k, v] = Linear::triple([&self.wq, &self.wk, &self.wv], x);
-        let q = rotation.queries(q); // [t, n_heads * head_dim]
-        cache.write(start, rotation.keys(k), v); // [t, n_kv_heads * head_dim]
-        self.wo.forward(cache.attend(q, start, self.n_heads, self.window))
+        cache.write(start, k, v, &rotation.keys); // [t, n_kv_heads * head_dim]
+        let r = cache.attend(q, &rotation.queries, start, self.n_heads, self.window); // [t, n_heads * head_dim]
+        self.wo.forward(r)
     }
 }

@@ -17,6 +17,14 @@ impl RmsNorm {
         Self { weight, eps }
     }
 
+    /// The residual stream `h + r: [t, dim]`, and its norm.
+    pub fn after(&self, h: Tensor<2>, r: Option<Tensor<2>>) -> [Tensor<2>; 2] {
+        match r {
+            Some(r) => kernels::add_rms_norm(h, r, self.weight.clone(), self.eps),
+            None => [h.clone(), self.forward(h)],
+        }
+    }
+
     /// `x: [t, dim]` → `[t, dim]`.
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
         kernels::rms_norm(x, self.weight.clone(), self.eps)

@@ -6,7 +6,7 @@
 use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::config::{ModelConfig, QueryScaling, RopeConfig, RopeScaling, RopeStyle};
-use crate::kernels;
+use crate::kernels::Angles;
 
 /// The rotary frequencies of a model.
 #[derive(Clone, Debug)]
@@ -21,11 +21,10 @@ pub struct Rope {
 /// The angles of the tokens of one forward pass.
 #[derive(Clone, Debug)]
 pub struct Rotation {
-    style: RopeStyle,
-    /// cos, sin: `[t, head_dim / 2]`.
-    keys: (Tensor<2>, Tensor<2>),
-    /// The same, times the query scale.
-    queries: (Tensor<2>, Tensor<2>),
+    /// Of keys.
+    pub keys: Angles,
+    /// Of queries: the same, times the query scale.
+    pub queries: Angles,
 }
 
 impl Rope {
@@ -52,16 +51,10 @@ impl Rope {
                 self.angles(start, t, device, |position| self.magnitude * query_scale(scaling, position))
             }
         };
-        Rotation { style: self.style, keys, queries }
+        Rotation { keys, queries }
     }
 
-    fn angles(
-        &self,
-        start: usize,
-        t: usize,
-        device: &Device,
-        scale: impl Fn(usize) -> f32,
-    ) -> (Tensor<2>, Tensor<2>) {
+    fn angles(&self, start: usize, t: usize, device: &Device, scale: impl Fn(usize) -> f32) -> Angles {
         let half = self.frequencies.len();
         let (mut cos, mut sin) = (Vec::with_capacity(t * half), Vec::with_capacity(t * half));
         for position in start..start + t {
@@ -73,19 +66,7 @@ impl Rope {
             }
         }
         let tensor = |v| Tensor::from_data(TensorData::new(v, [t, half]), device);
-        (tensor(cos), tensor(sin))
-    }
-}
-
-impl Rotation {
-    /// Rotates queries `[t, n_heads * head_dim]`.
-    pub fn queries(&self, q: Tensor<2>) -> Tensor<2> {
-        kernels::rope(q, self.queries.0.clone(), self.queries.1.clone(), self.style)
-    }
-
-    /// Rotates keys `[t, n_kv_heads * head_dim]`.
-    pub fn keys(&self, k: Tensor<2>) -> Tensor<2> {
-        kernels::rope(k, self.keys.0.clone(), self.keys.1.clone(), self.style)
+        Angles { cos: tensor(cos), sin: tensor(sin), style: self.style }
     }
 }
 

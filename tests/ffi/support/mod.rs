@@ -2,14 +2,14 @@
 //! running programs.
 #![allow(dead_code, reason = "each test program uses a part")]
 
-mod tiny;
+pub mod tiny;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use mistral_core::testing::TempFolder;
 
-pub use tiny::{write_tiny_model, write_tiny_model_of};
+pub use tiny::write_tiny_model;
 
 /// The top folder of the repository.
 pub fn repository() -> PathBuf {

@@ -39,6 +39,17 @@ pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
     for_rows(out, width, &|row, out| norm_row(&x[row * width..(row + 1) * width], weight, eps, out));
 }
 
+/// `sum = x + r`, and [`rms_norm`] of it.
+pub fn add_rms_norm((x, r): (&[f32], &[f32]), weight: &[f32], eps: f32, sum: &mut [f32], out: &mut [f32]) {
+    assert!(x.len() == sum.len() && r.len() == sum.len());
+    let width = weight.len();
+    for_rows(sum, width, &|row, sum| {
+        let at = row * width..(row + 1) * width;
+        sum.iter_mut().zip(&x[at.clone()]).zip(&r[at]).for_each(|((sum, x), r)| *sum = x + r);
+    });
+    rms_norm(sum, weight, eps, out);
+}
+
 simd_dispatch!(fn norm_row(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) = norm_row_body);
 
 #[inline(always)]
