@@ -375,6 +375,20 @@ pub fn rms_norm(x: Tensor<2>, weight: Tensor<1>, eps: f32) -> Tensor<2> {
     Tensor::from_dispatch(<Dispatch as Kernels>::rms_norm(x.into_dispatch(), weight.into_dispatch(), eps))
 }
 
+/// [`Kernels::rope`] on the device of the tensors: for the check of a device.
+#[cfg(feature = "wgpu")]
+pub fn rope(x: Tensor<2>, cos: Tensor<2>, sin: Tensor<2>, style: RopeStyle) -> Tensor<2> {
+    let (cos, sin) = (cos.into_dispatch(), sin.into_dispatch());
+    Tensor::from_dispatch(<Dispatch as Kernels>::rope(x.into_dispatch(), cos, sin, style))
+}
+
+/// [`Kernels::attention`] on the device of the tensors: for the check of a device.
+#[cfg(feature = "wgpu")]
+pub fn attention(q: Tensor<2>, k: Tensor<1, Int>, v: Tensor<1, Int>, spec: AttentionSpec) -> Tensor<2> {
+    let (q, k, v) = (q.into_dispatch(), k.into_dispatch(), v.into_dispatch());
+    Tensor::from_dispatch(<Dispatch as Kernels>::attention(q, k, v, spec))
+}
+
 /// [`Kernels::add_rms_norm`] on the device of the tensors.
 pub fn add_rms_norm(x: Tensor<2>, r: Tensor<2>, weight: Tensor<1>, eps: f32) -> [Tensor<2>; 2] {
     let (x, r) = (x.into_dispatch(), r.into_dispatch());
