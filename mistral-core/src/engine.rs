@@ -445,7 +445,9 @@ impl Model {
     }
 
     /// Admits a session whose cache takes `bytes`.
-    pub(crate) fn admit_session(&self, bytes: u64) -> Result<Admission> {
+    pub(crate) fn admit_session(&self, bytes: u64, tokens: u64) -> Result<Admission> {
+        // Where windows are short a context of millions has a small cache, and more bytes of tokens than of keys.
+        self.memory.fits("tokens", tokens)?;
         self.memory.take_session()?;
         // Gives the session back if there is no room for its bytes.
         let mut admission = Admission { memory: Arc::clone(&self.memory), bytes: 0 };
@@ -507,6 +509,16 @@ impl Memory {
                 Err(Error::limit("max_sessions", format!("one more beside {count}"), self.max_sessions))
             }
         }
+    }
+
+    /// Fails as [`Memory::take`] would.
+    fn fits(&self, what: &str, bytes: u64) -> Result<()> {
+        let used = self.used.load(Ordering::Relaxed);
+        if used.checked_add(bytes).is_some_and(|sum| sum <= self.limit) {
+            return Ok(());
+        }
+        let found = format!("{bytes} bytes for the {what} beside {used} in use");
+        Err(Error::limit("max_memory", found, format!("{} bytes", self.limit)))
     }
 
     fn take(&self, what: &str, bytes: u64) -> Result<()> {

@@ -149,7 +149,7 @@ impl Session {
         let context = options.context_for(config)?;
         let bytes = KvCache::bytes(config, context, PREFILL_CHUNK, options.cache_type)
             .ok_or_else(|| Error::limit("context", context, "what fits into the address space"))?;
-        let admission = model.admit_session(bytes as u64)?;
+        let admission = model.admit_session(bytes as u64, 4 * (context as u64 + 1))?;
         let lock = model.options().lock_memory;
         let cache = KvCache::new(config, context, PREFILL_CHUNK, options.cache_type, model.device(), lock)?;
         Ok(Self {
@@ -231,7 +231,8 @@ impl Session {
     /// [`Error::Limit`] for one session too many, or where memory ends.
     pub fn fork(&self) -> Result<Self> {
         self.check_whole()?;
-        let admission = self.model.admit_session(self.cache.size() as u64)?;
+        let admission =
+            self.model.admit_session(self.cache.size() as u64, 4 * (self.cache.capacity as u64 + 1))?;
         let mut tokens = timeline(self.cache.capacity)?;
         tokens.extend_from_slice(&self.tokens);
         Ok(Self {

@@ -19,6 +19,10 @@ const KEY: &[u8] = b"sixteen bytes or";
 
 /// A model of a few weights; `seed` makes another of the same shape. It takes one session at a time.
 fn open(seed: u64, options: &ModelOptions) -> Arc<Model> {
+    open_with(seed, options, None)
+}
+
+fn open_with(seed: u64, options: &ModelOptions, window: Option<usize>) -> Arc<Model> {
     let config = ModelConfig {
         architecture: "llama".to_owned(),
         dim: 8,
@@ -32,7 +36,7 @@ fn open(seed: u64, options: &ModelOptions) -> Arc<Model> {
         rope: RopeConfig { theta: 1e4, style: RopeStyle::Interleaved, scaling: RopeScaling::None },
         query_scaling: None,
         tied_embeddings: false,
-        layers: vec![LayerConfig { window: None, feed_forward: FeedForwardConfig::Dense }; 1],
+        layers: vec![LayerConfig { window, feed_forward: FeedForwardConfig::Dense }; 1],
     };
     let folder =
         TempFolder::new_in(Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tmp").as_path()).unwrap();
@@ -157,6 +161,19 @@ fn another_model_is_refused() {
     let wanted = LoadOptions { cache_type: Some(CacheType::F32), ..LoadOptions::default() };
     let error = Session::load(Arc::clone(&model), &blob, &wanted, &mut Control::none()).unwrap_err();
     assert!(matches!(error, Error::Unsupported { .. }), "{error}");
+}
+
+/// Found by fuzzing: where windows are short the cache of millions of positions is small, and the room for their tokens is not.
+#[test]
+fn a_saved_context_takes_no_more_than_max_memory() {
+    let model = open_with(1, &ModelOptions { max_memory: Some(1 << 20), ..ModelOptions::default() }, Some(4));
+    let blob = saved(&model, None);
+    let with_context = |context: u64| {
+        forged(&blob, |body| body[HEADER - 32..HEADER - 24].copy_from_slice(&context.to_le_bytes()))
+    };
+    load(&model, &with_context(1 << 16), None).unwrap();
+    let error = load(&model, &with_context(1 << 20), None).unwrap_err();
+    assert!(matches!(error, Error::Limit { .. }) && error.to_string().contains("max_memory"), "{error}");
 }
 
 #[test]
