@@ -444,7 +444,7 @@ impl Model {
         &self.pool
     }
 
-    /// Admits a session whose cache takes `bytes`.
+    /// Admits a session whose cache takes `bytes`, and whose tokens take `tokens`.
     pub(crate) fn admit_session(&self, bytes: u64, tokens: u64) -> Result<Admission> {
         // Where windows are short a context of millions has a small cache, and more bytes of tokens than of keys.
         self.memory.fits("tokens", tokens)?;
@@ -514,21 +514,20 @@ impl Memory {
     /// Fails as [`Memory::take`] would.
     fn fits(&self, what: &str, bytes: u64) -> Result<()> {
         let used = self.used.load(Ordering::Relaxed);
-        if used.checked_add(bytes).is_some_and(|sum| sum <= self.limit) {
-            return Ok(());
-        }
+        let fits = used.checked_add(bytes).is_some_and(|sum| sum <= self.limit);
+        if fits { Ok(()) } else { Err(self.refusal(what, bytes, used)) }
+    }
+
+    fn refusal(&self, what: &str, bytes: u64, used: u64) -> Error {
         let found = format!("{bytes} bytes for the {what} beside {used} in use");
-        Err(Error::limit("max_memory", found, format!("{} bytes", self.limit)))
+        Error::limit("max_memory", found, format!("{} bytes", self.limit))
     }
 
     fn take(&self, what: &str, bytes: u64) -> Result<()> {
         let fits = |used: u64| used.checked_add(bytes).filter(|&sum| sum <= self.limit);
         match self.used.try_update(Ordering::Relaxed, Ordering::Relaxed, fits) {
             Ok(_) => Ok(()),
-            Err(used) => {
-                let found = format!("{bytes} bytes for the {what} beside {used} in use");
-                Err(Error::limit("max_memory", found, format!("{} bytes", self.limit)))
-            }
+            Err(used) => Err(self.refusal(what, bytes, used)),
         }
     }
 }

@@ -31,11 +31,11 @@ fn store(to: &mut [u8], from: &[f32], cache_type: CacheType) {
     }
 }
 
-/// Its scale, then its codes. A scale that is no finite number, of a key that is none or too large, makes all of the block none, so that it shows.
+/// Its scale, then its codes. One element that is no finite number makes the scale none, and so the whole block, so that it shows.
 fn store_block(to: &mut [u8], from: &[f32]) {
-    let largest = from
-        .iter()
-        .fold(0.0f32, |largest, value| if value.is_nan() { *value } else { largest.max(value.abs()) });
+    // As integers the magnitudes are in the order of the floats, with infinity and NaN on top.
+    let largest = from.iter().fold(0, |largest, value| (value.to_bits() & 0x7fff_ffff).max(largest));
+    let largest = f32::from_bits(largest);
     let (scale, inverse) = if largest > 0.0 { (largest / 127.0, 127.0 / largest) } else { (largest, 0.0) };
     let (scales, codes) = to.split_at_mut(2);
     scales.copy_from_slice(&half::f16::from_f32(scale).to_le_bytes());
@@ -58,5 +58,26 @@ fn store_f16_body<V: F32x8>(to: &mut [u8], from: &[f32]) {
     }
     for j in whole..from.len() {
         to[2 * j..2 * j + 2].copy_from_slice(&half::f16::from_f32(from[j]).to_le_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_number_shows_in_all_of_its_block() {
+        let spec = CacheSpec { n_kv_heads: 1, capacity: 1, head_dim: 32, cache_type: CacheType::Q8_0 };
+        for at in [0, 13, 31] {
+            for bad in [f32::NAN, f32::INFINITY] {
+                let mut row = [1.0; 32];
+                row[at] = bad;
+                let mut cache = vec![0; spec.bytes()];
+                cache_write(&mut cache, &row, &spec, 0);
+                let scale = half::f16::from_le_bytes([cache[0], cache[1]]).to_f32();
+                let decoded = |code: &u8| f32::from(*code as i8) * scale;
+                assert!(cache[2..].iter().all(|code| decoded(code).is_nan()), "{bad} at {at}");
+            }
+        }
     }
 }
