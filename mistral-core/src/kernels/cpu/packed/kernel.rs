@@ -13,8 +13,6 @@ use crate::quant::Format;
 
 /// Blocks of a chunk.
 const BLOCKS: usize = CHUNK / BLOCK;
-/// Chunks that the prefill kernel unpacks at a time: they and the activations that meet them stay in the first-level cache.
-const PANEL_CHUNKS: usize = 3;
 /// Rows of activations in a tile of the prefill kernel. Fewer rows are streamed: the weights are unpacked into registers, and
 /// not kept.
 pub(super) const TILE_ROWS: usize = 4;
@@ -37,24 +35,15 @@ impl Output {
         Self { start: out.as_mut_ptr(), len: out.len(), rows }
     }
 
-    /// Writes the results of the 16 rows of `group` for activation row `m`; rows beyond the matrix are dropped.
-    ///
-    /// # Safety
-    /// The slice that `self` was made of is still borrowed for it, and no other thread writes or reads this group and `m`.
+    /// Where the results of the 16 rows of `group` go for activation row `m`, and how many of those rows the matrix has.
     #[inline(always)]
-    unsafe fn write(self, m: usize, group: usize, values: &[f32; GROUP_ROWS]) {
+    fn place(self, m: usize, group: usize) -> (*mut f32, usize) {
         let first = group * GROUP_ROWS;
         let count = GROUP_ROWS.min(self.rows.saturating_sub(first));
         let at = m * self.rows + first;
         assert!(at + count <= self.len, "a task beyond its output");
-        // A number of elements that the compiler knows is two moves and not a call.
-        // SAFETY: in bounds by the assertion; the caller promises the rest.
-        unsafe {
-            match count {
-                GROUP_ROWS => std::ptr::copy_nonoverlapping(values.as_ptr(), self.start.add(at), GROUP_ROWS),
-                _ => std::ptr::copy_nonoverlapping(values.as_ptr(), self.start.add(at), count),
-            }
-        };
+        // SAFETY: in bounds by the assertion.
+        (unsafe { self.start.add(at) }, count)
     }
 }
 
@@ -79,10 +68,15 @@ impl Tile<'_> {
 
     #[inline(always)]
     pub fn write<S: Simd>(&self, simd: S, m: usize, group: usize, value: S::Floats) {
+        let (to, count) = self.out.place(m, group);
+        if count == GROUP_ROWS {
+            // SAFETY: `place` found room for as many. Tasks are given disjoint tiles, and the call that made them borrows the output until all are done.
+            return simd.store_floats(value, unsafe { &mut *to.cast() });
+        }
         let mut values = [0.0; GROUP_ROWS];
         simd.store_floats(value, &mut values);
-        // SAFETY: tasks are given disjoint tiles, and the call that made them borrows the output until all are done.
-        unsafe { self.out.write(m, group, &values) };
+        // SAFETY: as above.
+        unsafe { std::ptr::copy_nonoverlapping(values.as_ptr(), to, count) };
     }
 }
 
@@ -117,76 +111,136 @@ fn stream_group<S: Simd, F: BlockFormat, const R: usize>(
     activations: &[ActivationBlock<R>],
     scales: &mut [Scales; BLOCKS],
 ) -> [S::Floats; R] {
-    let mut sums = [[simd.splat(0.0); R]];
+    let mut sums = [simd.splat(0.0); R];
+    let mut dots = [sums; 2];
     let chunks = packed.chunks(chunk_bytes(F::FORMAT, CHUNK));
     for (chunk, activations) in chunks.zip(activations.chunks(BLOCKS)) {
         let (header, codes) = chunk.split_at(header_bytes(F::FORMAT, activations.len()));
         F::scales(simd, header, scales);
         let blocks = codes.chunks_exact(code_bytes(F::FORMAT)).zip(&*scales).zip(activations);
         for ((block, scales), activations) in blocks {
-            add_block::<S, F, R, 1>(simd, &F::codes(simd, block), scales, [activations], &mut sums);
+            block_dots::<S, F, R>(simd, &F::codes(simd, block), activations, &mut dots);
+            add_dots::<S, F, R>(simd, &dots, scales, activations, &mut sums);
         }
     }
-    let [sums] = sums;
     sums
 }
 
-/// Adds the products of a block of weights with `T` tiles of `R` rows of activations.
+/// Dot products of 16 rows of a block of weights with `R` rows of activations: of all 32 columns, or of the first and the last 16 where those have scales of
+/// their own.
+type Dots<S, const R: usize> = [[<S as Simd>::Floats; R]; 2];
+
 #[inline(always)]
-fn add_block<S: Simd, F: BlockFormat, const R: usize, const T: usize>(
+fn block_dots<S: Simd, F: BlockFormat, const R: usize>(
     simd: S,
     codes: &[S::Bytes; 8],
+    activations: &ActivationBlock<R>,
+    dots: &mut Dots<S, R>,
+) {
+    let bits = F::CODES.bits;
+    // Loops, not closures, here and everywhere in the kernels: a closure is not compiled for the instructions of the arm.
+    if F::HALVES {
+        let (low, high) = (&codes.as_chunks::<4>().0[0], &codes.as_chunks::<4>().0[1]);
+        let ints = simd.dot(bits, low, half_codes(activations, 0), starts::<F, R>(activations, 0));
+        to_floats(simd, ints, &mut dots[0]);
+        let ints = simd.dot(bits, high, half_codes(activations, 1), starts::<F, R>(activations, 1));
+        to_floats(simd, ints, &mut dots[1]);
+    } else {
+        let ints = simd.dot(bits, codes, all_codes(activations), starts::<F, R>(activations, 0));
+        to_floats(simd, ints, &mut dots[0]);
+    }
+}
+
+#[inline(always)]
+fn to_floats<S: Simd, const R: usize>(simd: S, ints: [S::Ints; R], dots: &mut [S::Floats; R]) {
+    for r in 0..R {
+        dots[r] = simd.to_floats(ints[r]);
+    }
+}
+
+#[inline(always)]
+fn all_codes<const R: usize>(activations: &ActivationBlock<R>) -> [&[[i8; 4]; 8]; R] {
+    let mut rows = [&activations.codes[0]; R];
+    for (row, codes) in rows.iter_mut().zip(&activations.codes) {
+        *row = codes;
+    }
+    rows
+}
+
+#[inline(always)]
+fn half_codes<const R: usize>(activations: &ActivationBlock<R>, half: usize) -> [&[[i8; 4]; 4]; R] {
+    let mut rows = [&activations.codes[0].as_chunks::<4>().0[half]; R];
+    for (row, codes) in rows.iter_mut().zip(&activations.codes) {
+        *row = &codes.as_chunks::<4>().0[half];
+    }
+    rows
+}
+
+/// Known to be zeros where the format has no zero point.
+#[inline(always)]
+fn starts<F: BlockFormat, const R: usize>(activations: &ActivationBlock<R>, half: usize) -> [i32; R] {
+    if F::CODES.zero.is_some() { activations.starts[half] } else { [0; R] }
+}
+
+/// Adds the dot products of a block, scaled.
+#[inline(always)]
+fn add_dots<S: Simd, F: BlockFormat, const R: usize>(
+    simd: S,
+    dots: &Dots<S, R>,
     scales: &Scales,
-    activations: [&ActivationBlock<R>; T],
-    sums: &mut [[S::Floats; R]; T],
+    activations: &ActivationBlock<R>,
+    sums: &mut [S::Floats; R],
 ) {
     let scale = simd.load_floats(&scales.scales[0]);
-    for (activations, sums) in activations.into_iter().zip(sums) {
-        let mut dots = [simd.splat(0.0); R];
+    for r in 0..R {
+        let mut dot = simd.mul(scale, dots[0][r]);
         if F::HALVES {
-            let second = simd.load_floats(&scales.scales[1]);
-            // Loops, not closures, here and everywhere in the kernels: a closure is not compiled for the instructions of the arm.
-            let mut rows = [[&activations.codes[0].as_chunks::<4>().0[0]; R]; 2];
-            for (half, rows) in rows.iter_mut().enumerate() {
-                for (row, codes) in rows.iter_mut().zip(&activations.codes) {
-                    *row = &codes.as_chunks::<4>().0[half];
-                }
-            }
-            let low = simd.dot(F::CODES.bits, &codes.as_chunks::<4>().0[0], rows[0], activations.starts[0]);
-            let high = simd.dot(F::CODES.bits, &codes.as_chunks::<4>().0[1], rows[1], activations.starts[1]);
-            for r in 0..R {
-                let dot = simd.mul(scale, simd.to_floats(low[r]));
-                dots[r] = simd.fma(second, simd.to_floats(high[r]), dot);
-            }
-        } else {
-            let mut rows = [&activations.codes[0]; R];
-            for (row, codes) in rows.iter_mut().zip(&activations.codes) {
-                *row = codes;
-            }
-            let ints = simd.dot(F::CODES.bits, codes, rows, activations.starts[0]);
-            for r in 0..R {
-                dots[r] = simd.mul(scale, simd.to_floats(ints[r]));
-            }
+            dot = simd.fma(simd.load_floats(&scales.scales[1]), dots[1][r], dot);
         }
-        for r in 0..R {
-            if F::CODES.zero.is_none() {
-                let offset = simd.load_floats(&scales.offsets);
-                dots[r] = simd.fma(offset, simd.splat(activations.sums[r]), dots[r]);
-            }
-            sums[r] = simd.fma(dots[r], simd.splat(activations.scales[r]), sums[r]);
+        if F::CODES.zero.is_none() {
+            let offset = simd.load_floats(&scales.offsets);
+            dot = simd.fma(offset, simd.splat(activations.sums[r]), dot);
+        }
+        sums[r] = simd.fma(dot, simd.splat(activations.scales[r]), sums[r]);
+    }
+}
+
+/// A block of weights, unpacked.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct PanelBlock<S: Simd> {
+    scales: Scales,
+    /// The first eight, or what [`Simd::keep`] makes of codes of eight bits.
+    codes: [S::Bytes; 16],
+}
+
+impl<S: Simd> PanelBlock<S> {
+    #[inline(always)]
+    fn set<F: BlockFormat>(&mut self, simd: S, scales: &Scales, codes: &[S::Bytes; 8]) {
+        self.scales = *scales;
+        match F::CODES.bits {
+            8 => simd.keep(codes, &mut self.codes),
+            _ => self.codes[..8].copy_from_slice(codes),
+        }
+    }
+
+    #[inline(always)]
+    fn dots<F: BlockFormat, const R: usize>(
+        &self,
+        simd: S,
+        activations: &ActivationBlock<R>,
+        dots: &mut Dots<S, R>,
+    ) {
+        if F::CODES.bits == 8 {
+            let ints = simd.dot_kept(&self.codes, all_codes(activations), starts::<F, R>(activations, 0));
+            to_floats(simd, ints, &mut dots[0]);
+        } else {
+            block_dots::<S, F, R>(simd, &self.codes.as_chunks().0[0], activations, dots);
         }
     }
 }
 
-/// A block of weights, unpacked to bytes.
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-struct PanelBlock {
-    codes: [[u8; 64]; 8],
-    scales: Scales,
-}
-
-/// Many rows of activations: unpacks a few chunks of a group, takes all rows past them, goes on to the next chunks.
+/// Many rows of activations: unpacks a chunk of a group, takes all rows past it, goes on to the next chunk.
 #[inline(always)]
 fn by_panels<S: Simd, F: BlockFormat, const R: usize>(
     simd: S,
@@ -194,13 +248,14 @@ fn by_panels<S: Simd, F: BlockFormat, const R: usize>(
     activations: &[ActivationBlock<R>],
 ) {
     let per_tile = tile.cols / BLOCK;
-    let mut panel = vec![PanelBlock { codes: [[0; 64]; 8], scales: Scales::ZERO }; PANEL_CHUNKS * BLOCKS];
+    let mut panel = [PanelBlock { scales: Scales::ZERO, codes: [simd.load(&[0; 64]); 16] }; BLOCKS];
+    let mut dots = [[[simd.splat(0.0); R]; 2]; 2 * BLOCKS];
     let mut sums = vec![[[0.0; GROUP_ROWS]; R]; tile.m.len().div_ceil(R)];
     for group in tile.groups.clone() {
         sums.fill([[0.0; GROUP_ROWS]; R]);
         let mut first = 0;
-        for packed in tile.group(group).chunks(PANEL_CHUNKS * chunk_bytes(F::FORMAT, CHUNK)) {
-            let panel = &mut panel[..(PANEL_CHUNKS * BLOCKS).min(per_tile - first)];
+        for packed in tile.group(group).chunks(chunk_bytes(F::FORMAT, CHUNK)) {
+            let panel = &mut panel[..BLOCKS.min(per_tile - first)];
             unpack_panel::<S, F>(simd, packed, panel);
             let activations = &activations[first..];
             let mut t = 0;
@@ -210,13 +265,13 @@ fn by_panels<S: Simd, F: BlockFormat, const R: usize>(
                         &activations[t * per_tile..][..panel.len()],
                         &activations[(t + 1) * per_tile..][..panel.len()],
                     ];
-                    panel_by_tiles::<S, F, R, 2>(simd, panel, tiles, &mut sums[t..]);
+                    panel_by_tiles::<S, F, R, 2>(simd, panel, tiles, &mut dots, &mut sums[t..]);
                     t += 2;
                 }
             }
             while t < sums.len() {
                 let tiles = [&activations[t * per_tile..][..panel.len()]];
-                panel_by_tiles::<S, F, R, 1>(simd, panel, tiles, &mut sums[t..]);
+                panel_by_tiles::<S, F, R, 1>(simd, panel, tiles, &mut dots, &mut sums[t..]);
                 t += 1;
             }
             first += panel.len();
@@ -228,49 +283,40 @@ fn by_panels<S: Simd, F: BlockFormat, const R: usize>(
 }
 
 #[inline(always)]
-fn unpack_panel<S: Simd, F: BlockFormat>(simd: S, packed: &[u8], panel: &mut [PanelBlock]) {
+fn unpack_panel<S: Simd, F: BlockFormat>(simd: S, chunk: &[u8], panel: &mut [PanelBlock<S>]) {
     let mut scales = [Scales::ZERO; BLOCKS];
-    let chunks = packed.chunks(chunk_bytes(F::FORMAT, CHUNK));
-    for (chunk, panel) in chunks.zip(panel.chunks_mut(BLOCKS)) {
-        let (header, codes) = chunk.split_at(header_bytes(F::FORMAT, panel.len()));
-        F::scales(simd, header, &mut scales);
-        let blocks = codes.chunks_exact(code_bytes(F::FORMAT)).zip(&scales);
-        for (to, (block, scales)) in panel.iter_mut().zip(blocks) {
-            to.scales = *scales;
-            let codes = F::codes(simd, block);
-            for (to, codes) in to.codes.iter_mut().zip(&codes) {
-                simd.store(*codes, to);
-            }
-        }
+    let (header, codes) = chunk.split_at(header_bytes(F::FORMAT, panel.len()));
+    F::scales(simd, header, &mut scales);
+    let blocks = codes.chunks_exact(code_bytes(F::FORMAT)).zip(&scales);
+    for (to, (block, scales)) in panel.iter_mut().zip(blocks) {
+        to.set::<F>(simd, scales, &F::codes(simd, block));
     }
 }
 
-/// Takes `T` tiles of activations past the panel.
+/// Takes `T` tiles of activations past the panel: all products, which go through memory, and then all sums. One block after the other would wait for
+/// each block's last product to pass through the sums, for which there are no registers beside those of the products.
 #[inline(always)]
 fn panel_by_tiles<S: Simd, F: BlockFormat, const R: usize, const T: usize>(
     simd: S,
-    panel: &[PanelBlock],
+    panel: &[PanelBlock<S>],
     tiles: [&[ActivationBlock<R>]; T],
+    dots: &mut [Dots<S, R>; 2 * BLOCKS],
     sums: &mut [[[f32; GROUP_ROWS]; R]],
 ) {
-    let mut totals = [[simd.splat(0.0); R]; T];
-    for (totals, sums) in totals.iter_mut().zip(sums.iter()) {
-        for (total, sum) in totals.iter_mut().zip(sums) {
+    let (dots, _) = dots.as_chunks_mut::<T>();
+    for (b, (block, dots)) in panel.iter().zip(dots.iter_mut()).enumerate() {
+        for (tile, dots) in tiles.iter().zip(dots) {
+            block.dots::<F, R>(simd, &tile[b], dots);
+        }
+    }
+    for (t, (tile, sums)) in tiles.iter().zip(sums).enumerate() {
+        let mut totals = [simd.splat(0.0); R];
+        for (total, sum) in totals.iter_mut().zip(&*sums) {
             *total = simd.load_floats(sum);
         }
-    }
-    for (b, block) in panel.iter().enumerate() {
-        let mut codes = [simd.load(&block.codes[0]); 8];
-        for (codes, from) in codes.iter_mut().zip(&block.codes) {
-            *codes = simd.load(from);
+        for (b, (block, dots)) in panel.iter().zip(&*dots).enumerate() {
+            add_dots::<S, F, R>(simd, &dots[t], &block.scales, &tile[b], &mut totals);
         }
-        let mut activations = [&tiles[0][b]; T];
-        for (activations, tile) in activations.iter_mut().zip(&tiles) {
-            *activations = &tile[b];
-        }
-        add_block::<S, F, R, T>(simd, &codes, &block.scales, activations, &mut totals);
-    }
-    for (totals, sums) in totals.iter().zip(sums) {
         for (total, sum) in totals.iter().zip(sums) {
             simd.store_floats(*total, sum);
         }

@@ -48,6 +48,16 @@ impl Avx2 {
             5 => 4,
             _ => 2,
         };
+        if bits == 6 && M == 4 {
+            // Sums of i16 and of i32 of four rows are all registers: two and two.
+            let mut sums = [[self.load(&[0; 64])[0]; 2]; M];
+            for (rows, sums) in sums.as_chunks_mut::<2>().0.iter_mut().enumerate() {
+                let rows = [2 * rows, 2 * rows + 1];
+                let (activations, starts) = (rows.map(|m| activations[m]), rows.map(|m| starts[m]));
+                *sums = self.dot_short(bits, codes, activations, starts);
+            }
+            return sums;
+        }
         intrinsics!({
             let mut sums = [[_mm256_setzero_si256(); 2]; M];
             for m in 0..M {
@@ -91,26 +101,54 @@ impl Avx2 {
             let mut sums = [[_mm256_setzero_si256(); 2]; M];
             for half in 0..2 {
                 let mut pairs = [[_mm256_setzero_si256(); 2]; M];
-                for g in 0..G {
-                    let low = _mm256_and_si256(codes[g][half], mask);
-                    let high = _mm256_and_si256(_mm256_srli_epi16::<4>(codes[g][half]), mask);
-                    for m in 0..M {
-                        let four = four(activations[m][g]);
-                        pairs[m][0] = _mm256_add_epi16(pairs[m][0], _mm256_maddubs_epi16(low, four));
-                        pairs[m][1] = _mm256_add_epi16(pairs[m][1], _mm256_maddubs_epi16(high, four));
-                    }
-                    in_order(&mut pairs);
+                for (g, codes) in codes.iter().enumerate() {
+                    let low = _mm256_and_si256(codes[half], mask);
+                    let high = _mm256_and_si256(_mm256_srli_epi16::<4>(codes[half]), mask);
+                    add_parts(&mut pairs, [low, high], activations, g);
                 }
                 for m in 0..M {
-                    let low = _mm256_madd_epi16(pairs[m][0], _mm256_set1_epi16(1));
-                    let high = _mm256_madd_epi16(pairs[m][1], _mm256_set1_epi16(16));
-                    let start = _mm256_set1_epi32(starts[m]);
-                    sums[m][half] = _mm256_add_epi32(start, _mm256_add_epi32(low, high));
+                    sums[m][half] = join_parts(pairs[m], starts[m]);
                 }
             }
             sums
         })
     }
+}
+
+/// Adds the products of the low and of the high four bits of codes with the activations of group `g`.
+///
+/// # Safety
+/// The CPU has AVX2.
+#[inline(always)]
+unsafe fn add_parts<const M: usize, const G: usize>(
+    pairs: &mut [[__m256i; 2]; M],
+    parts: [__m256i; 2],
+    activations: [&[[i8; 4]; G]; M],
+    g: usize,
+) {
+    intrinsics!({
+        for m in 0..M {
+            let four = four(activations[m][g]);
+            for part in 0..2 {
+                let products = _mm256_maddubs_epi16(parts[part], four);
+                pairs[m][part] = _mm256_add_epi16(pairs[m][part], products);
+            }
+        }
+        in_order(pairs);
+    });
+}
+
+/// The sums of products of whole codes.
+///
+/// # Safety
+/// The CPU has AVX2.
+#[inline(always)]
+unsafe fn join_parts(pairs: [__m256i; 2], start: i32) -> __m256i {
+    intrinsics!({
+        let low = _mm256_madd_epi16(pairs[0], _mm256_set1_epi16(1));
+        let high = _mm256_madd_epi16(pairs[1], _mm256_set1_epi16(16));
+        _mm256_add_epi32(_mm256_set1_epi32(start), _mm256_add_epi32(low, high))
+    })
 }
 
 /// Makes the compiler compute these sums before what follows. It would go on to the other codes of one row of activations, and for the next row
@@ -229,6 +267,36 @@ impl Simd for Avx2 {
             8 => self.dot_bytes(codes, activations, starts),
             _ => self.dot_short(bits, codes, activations, starts),
         }
+    }
+    /// The low four bits of each, and, eight vectors on, the high ones.
+    #[inline(always)]
+    fn keep(self, codes: &[[__m256i; 2]; 8], to: &mut [[__m256i; 2]; 16]) {
+        let (low, high) = to.split_at_mut(8);
+        for (codes, (low, high)) in codes.iter().zip(low.iter_mut().zip(high)) {
+            *low = self.and(*codes, 15);
+            *high = self.and(self.shift_right(*codes, 4), 15);
+        }
+    }
+    #[inline(always)]
+    fn dot_kept<const M: usize>(
+        self,
+        kept: &[[__m256i; 2]; 16],
+        activations: [&[[i8; 4]; 8]; M],
+        starts: [i32; M],
+    ) -> [[__m256i; 2]; M] {
+        intrinsics!({
+            let mut sums = [[_mm256_setzero_si256(); 2]; M];
+            for half in 0..2 {
+                let mut pairs = [[_mm256_setzero_si256(); 2]; M];
+                for g in 0..8 {
+                    add_parts(&mut pairs, [kept[g][half], kept[8 + g][half]], activations, g);
+                }
+                for m in 0..M {
+                    sums[m][half] = join_parts(pairs[m], starts[m]);
+                }
+            }
+            sums
+        })
     }
     #[inline(always)]
     fn to_floats(self, a: [__m256i; 2]) -> [__m256; 2] {

@@ -56,6 +56,23 @@ pub(super) trait Simd: Copy {
         activations: [&[[i8; 4]; G]; M],
         starts: [i32; M],
     ) -> [Self::Ints; M];
+    /// Keeps codes of eight bits for [`Simd::dot_kept`], in the form that the arm multiplies many rows with.
+    #[inline(always)]
+    fn keep(self, codes: &[Self::Bytes; 8], to: &mut [Self::Bytes; 16]) {
+        for (to, codes) in to.iter_mut().zip(codes) {
+            *to = *codes;
+        }
+    }
+    /// [`Simd::dot`] with what [`Simd::keep`] kept.
+    #[inline(always)]
+    fn dot_kept<const M: usize>(
+        self,
+        kept: &[Self::Bytes; 16],
+        activations: [&[[i8; 4]; 8]; M],
+        starts: [i32; M],
+    ) -> [Self::Ints; M] {
+        self.dot(8, &kept.as_chunks::<8>().0[0], activations, starts)
+    }
     fn to_floats(self, a: Self::Ints) -> Self::Floats;
 
     fn load_floats(self, from: &[f32; 16]) -> Self::Floats;
