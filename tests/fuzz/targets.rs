@@ -31,7 +31,7 @@ pub const TARGETS: [Target; 7] = [
         seeds: requests,
         words: REQUEST,
         run: read_request,
-        rounds: 1200,
+        rounds: 6000,
         memory: 4 << 20,
     },
     // All of a template's fuel as text is 32 MB; a buffer that grows to that is there twice for a moment, the new one up to twice as
@@ -63,7 +63,14 @@ pub const TARGETS: [Target; 7] = [
         rounds: 1200,
         memory: 8 << 20,
     },
-    Target { name: "answer", seeds: answers, words: ANSWER, run: read_answer, rounds: 8000, memory: 1 << 20 },
+    Target {
+        name: "answer",
+        seeds: answers,
+        words: ANSWER,
+        run: read_answer,
+        rounds: 40000,
+        memory: 1 << 20,
+    },
 ];
 
 const REQUEST: &[&str] = &[
@@ -403,7 +410,7 @@ fn requests() -> Vec<Vec<u8>> {
 static TOKENIZER: LazyLock<Tokenizer> =
     LazyLock::new(|| Tokenizer::from_tekken(&tekken()[0], "tekken.json").expect("a tokenizer"));
 
-/// As every format, and as a template.
+/// As one of the formats, or as a template: which is said by the length of the input, so that a change of its structure keeps it JSON.
 fn read_request(input: &[u8]) -> bool {
     let text = String::from_utf8_lossy(input);
     if let Ok(request) = CompletionRequest::from_json(&text) {
@@ -412,17 +419,20 @@ fn read_request(input: &[u8]) -> bool {
         return prompt.to_tokens(&TOKENIZER).is_ok();
     }
     let Ok(request) = ChatRequest::from_json(&text) else { return false };
-    let mut accepted = false;
-    for version in TokenizerVersion::ALL {
-        let mode = if text.len().is_multiple_of(2) { ValidationMode::Test } else { ValidationMode::Agnostic };
-        let format = ChatFormat::new(version).with_mode(mode).with_settings(ModelSettings::default());
-        if let Ok(prompt) = format.prompt(&request) {
-            accepted |= prompt.to_tokens(&TOKENIZER).is_ok();
-            AnswerParser::new(Some(version), 1).resume(prompt.prefix());
-        }
-    }
-    let template = ChatTemplate::compile(CHATML, &[]).expect("a template");
-    accepted | template.render(&request, RenderOptions::default()).is_ok()
+    let formats = TokenizerVersion::ALL.len() + 1;
+    let Some(version) = TokenizerVersion::ALL.get(input.len() % formats) else {
+        let template = ChatTemplate::compile(CHATML, &[]).expect("a template");
+        return template.render(&request, RenderOptions::default()).is_ok();
+    };
+    let mode = if (input.len() / formats).is_multiple_of(2) {
+        ValidationMode::Test
+    } else {
+        ValidationMode::Agnostic
+    };
+    let format = ChatFormat::new(*version).with_mode(mode).with_settings(ModelSettings::default());
+    let Ok(prompt) = format.prompt(&request) else { return false };
+    AnswerParser::new(Some(*version), 1).resume(prompt.prefix());
+    prompt.to_tokens(&TOKENIZER).is_ok()
 }
 
 const CHATML: &str = "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}\
@@ -579,26 +589,23 @@ fn answers() -> Vec<Vec<u8>> {
     ])
 }
 
-/// Reads an answer whole, and its pieces as they may come; both must say the same.
+/// Reads an answer whole, and its pieces as they may come; both must say the same. Of which version it is, is said by its length.
 fn read_answer(input: &[u8]) -> bool {
     let text = String::from_utf8_lossy(input);
-    let mut found = false;
-    for version in TokenizerVersion::ALL.map(Some).into_iter().chain([None]) {
-        let whole = in_pieces(version, &text, usize::MAX);
-        found |= !whole.calls.is_empty();
-        assert_eq!(in_pieces(version, &text, 1), whole);
-        assert_eq!(in_pieces(version, &text, 5), whole);
-        for call in AnswerParser::new(version, 1).read_rendered(&text).calls {
-            serde_json::from_str::<serde_json::Map<String, Value>>(&call.arguments)
-                .expect("arguments are an object");
-        }
+    let version = TokenizerVersion::ALL.get(input.len() % (TokenizerVersion::ALL.len() + 1)).copied();
+    let whole = in_pieces(version, &text, usize::MAX);
+    assert_eq!(in_pieces(version, &text, 1), whole);
+    assert_eq!(in_pieces(version, &text, 5), whole);
+    for call in AnswerParser::new(version, 1).read_rendered(&text).calls {
+        serde_json::from_str::<serde_json::Map<String, Value>>(&call.arguments)
+            .expect("arguments are an object");
     }
     let tokens: Vec<u32> =
         input.iter().map(|byte| u32::from(*byte) % TOKENIZER.vocab_size() as u32).collect();
     AnswerParser::new(Some(TokenizerVersion::V15), 1)
         .read_tokens(&TOKENIZER, &tokens)
         .expect("these tokens exist");
-    found
+    !whole.calls.is_empty()
 }
 
 fn in_pieces(version: Option<TokenizerVersion>, text: &str, size: usize) -> Answer {
