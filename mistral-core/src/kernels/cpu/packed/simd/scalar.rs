@@ -55,7 +55,8 @@ impl Simd for Scalar {
         array::from_fn(|row| f32::from(a[4 * row + byte as usize]))
     }
 
-    #[inline(always)]
+    // Once for all formats, as `fma`: inlined they would be a megabyte of the library.
+    #[inline(never)]
     fn dot<const M: usize, const G: usize>(
         self,
         _bits: u32,
@@ -112,7 +113,7 @@ impl Simd for Scalar {
     fn add(self, a: [f32; 16], b: [f32; 16]) -> [f32; 16] {
         array::from_fn(|i| a[i] + b[i])
     }
-    #[inline(always)]
+    #[inline(never)]
     fn fma(self, a: [f32; 16], b: [f32; 16], c: [f32; 16]) -> [f32; 16] {
         array::from_fn(|i| a[i].mul_add(b[i], c[i]))
     }
