@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Fuzzing that is guided by coverage, under AddressSanitizer: tests/fuzz.sh [-n RUNS] [-s SECONDS] [-j JOBS] [TARGET...]
-# Without targets all of them, JOBS (1) beside each other; each until RUNS inputs (10 million) or SECONDS (a day) are over. An input that panics, takes longer than a second, or
-# makes the process grow beyond 512 MiB ends it, and is kept in target/fuzz as TARGET-crash-..., for one more run: target/fuzz/run TARGET FOLDER FILE.
-# What is found of use stays in target/fuzz/TARGET, where the next run goes on; target/fuzz/runs.txt has a line of each run.
+# Without targets all of them, JOBS (1) beside each other; each until RUNS inputs (10 million, with those of the runs before), or SECONDS (a day) are over. An input that panics, takes
+# longer than a second of the processor's time, or makes the process grow beyond 512 MiB ends it, and is kept in target/fuzz as TARGET-crash-..., for one more run: target/fuzz/run
+# TARGET FOLDER FILE. What is found of use stays in target/fuzz/TARGET, where the next run goes on; target/fuzz/runs.txt has a line of each run.
 #
 # Builds all dependencies once more, into target/sanitize/guided (about a quarter of an hour on two cores). x86-64 Linux; needs clang for libFuzzer.
 # RUSTC_BOOTSTRAP is what lets a stable compiler use the sanitizer; nothing that is shipped is built so.
@@ -50,10 +50,13 @@ longest() {
 
 # fuzz TARGET: runs it, and says what came of it
 fuzz() {
-    local name=$1 folder=target/fuzz/$1 log=target/fuzz/$1.log status=0 found
+    local name=$1 folder=target/fuzz/$1 log=target/fuzz/$1.log status=0 found before
     mkdir -p "$folder"
+    before=$(awk -v name="$name:" '$1 == name { sum += $2 } END { print sum + 0 }' target/fuzz/runs.txt)
+    (( before < runs )) || return 0
     # libFuzzer's weights of inputs (entropic) cost more than they find where there are many features.
-    local limits=(-runs="$runs" -max_total_time="$seconds" -timeout=1 -rss_limit_mb=512 -max_len="$(longest "$name")" -entropic=0 -print_funcs=0 -print_final_stats=1
+    # Its time limit is the clock's, for what does not end; a second of the processor's is looked at by guided.rs.
+    local limits=(-runs=$((runs - before)) -max_total_time="$seconds" -timeout=60 -rss_limit_mb=512 -max_len="$(longest "$name")" -entropic=0 -print_funcs=0 -print_final_stats=1
         -artifact_prefix="target/fuzz/$name-")
     if [[ $name == calls ]]; then
         FUZZ="$folder ${limits[*]}" "$calls" --ignored --nocapture guided_by_coverage >"$log" 2>&1 || status=1
@@ -73,6 +76,7 @@ export ASAN_OPTIONS=detect_leaks=0:quarantine_size_mb=4:abort_on_error=1:malloc_
 parsers=$(program mistral-core fuzz)
 [[ " ${targets[*]} " != *" calls "* ]] || calls=$(program mistral-ffi calls)
 mkdir -p target/fuzz
+touch target/fuzz/runs.txt
 ln -sf "$parsers" target/fuzz/run
 failed=0 running=0
 for name in "${targets[@]}"; do

@@ -1,10 +1,11 @@
 //! The same inputs and checks under libFuzzer, which keeps what reaches new code: `tests/fuzz.sh` builds and runs it, with AddressSanitizer. A failed check aborts, and libFuzzer
 //! says so and keeps the input.
 
-use std::ffi::{CString, c_char, c_int};
+use std::ffi::{CString, c_char, c_int, c_long};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::OnceLock;
+use std::time::Duration;
 
 type Mutate = dyn Fn(&[Vec<u8>], &mut Vec<u8>, u32) + Send + Sync;
 
@@ -20,14 +21,24 @@ pub struct Guided {
 
 static GUIDED: OnceLock<Guided> = OnceLock::new();
 
-// SAFETY: as in libFuzzer's FuzzerInterface.h (LLVM).
+// SAFETY: as in libFuzzer's FuzzerInterface.h (LLVM), and in C's time.h.
 unsafe extern "C" {
+    safe fn clock() -> c_long;
     fn LLVMFuzzerRunDriver(
         argc: *mut c_int,
         argv: *mut *mut *mut c_char,
         one: unsafe extern "C" fn(*const u8, usize) -> c_int,
     ) -> c_int;
     fn LLVMFuzzerMutate(data: *mut u8, size: usize, most: usize) -> usize;
+}
+
+/// What an input may take of the processor's time: the clock's says little on a machine that does other work.
+const MOST: Duration = Duration::from_secs(1);
+
+/// The processor's time of this process.
+fn cpu_time() -> Duration {
+    // CLOCKS_PER_SEC is a million on every POSIX system.
+    Duration::from_micros(u64::try_from(clock()).expect("every Linux has this clock"))
 }
 
 /// Runs libFuzzer with `flags` (its own, such as `-runs=1000`) on the inputs in `folder`, where the seeds are written to and what it finds is kept; or once
@@ -61,7 +72,10 @@ unsafe extern "C" fn one(data: *const u8, size: usize) -> c_int {
         _ => unsafe { std::slice::from_raw_parts(data, size) },
     };
     let guided = GUIDED.get().expect("it was set before libFuzzer was called");
+    let before = cpu_time();
     (guided.run)(input);
+    let took = cpu_time() - before;
+    assert!(took <= MOST, "took {took:?}");
     0
 }
 

@@ -13,4 +13,5 @@ for argument in "$@"; do
     esac
     arguments+=("$argument")
 done
+[[ ! " $* " =~ $curves ]] || arguments+=(-Copt-level=3)
 exec "${arguments[@]}"

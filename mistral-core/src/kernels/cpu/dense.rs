@@ -353,3 +353,45 @@ impl Load for LoadQ8 {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Tiles with remainders of each kind.
+    #[test]
+    fn a_row_of_many_is_that_row_alone() {
+        let (m, rows) = (2 * TILE_COLS + 3, TASK_ROWS + 3);
+        let mut state = 1u32;
+        let mut byte = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 24) as u8
+        };
+        let per_row = Fp8Scale::PerRow((0..rows).map(|row| 0.5 + row as f32).collect());
+        let scales = [None, Some(&Fp8Scale::Scalar(0.25)), Some(&per_row)];
+        for (format, scale) in [
+            (Format::F32, scales[0]),
+            (Format::F16, scales[0]),
+            (Format::BF16, scales[0]),
+            (Format::F8E4M3, scales[1]),
+            (Format::F8E4M3, scales[2]),
+        ] {
+            for cols in [5, 8, 77] {
+                // The upper byte of each number is that of a small one.
+                let size = format.block_bytes();
+                let data: Vec<u8> = (0..rows * cols * size)
+                    .map(|i| if i % size == size - 1 { byte() % 0x30 } else { byte() })
+                    .collect();
+                let x: Vec<f32> = (0..m * cols).map(|_| f32::from(byte()) / 128.0 - 1.0).collect();
+                let w = DenseMatrix { format, rows, cols, data: &data, scale };
+                let (mut many, mut alone) = (vec![0.0; m * rows], vec![0.0; m * rows]);
+                linear(&x, m, vec![(w, &mut many)]);
+                for (x, out) in x.chunks_exact(cols).zip(alone.chunks_exact_mut(rows)) {
+                    linear(x, 1, vec![(w, out)]);
+                }
+                let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+                assert_eq!(bits(&many), bits(&alone), "{} with {cols} columns", format.name());
+            }
+        }
+    }
+}
