@@ -56,6 +56,14 @@ fn the_files_are_where_c_programs_look() {
     assert!(needed.is_subset(&system), "{needed:?}");
 }
 
+/// What a product that embeds it has to carry.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn the_library_is_at_most_twelve_megabytes() {
+    let bytes = std::fs::metadata(prefix().join("lib/libmistral.so")).expect("it is installed").len();
+    assert!(bytes <= 12_000_000, "{bytes} bytes");
+}
+
 #[test]
 fn the_symbols_are_those_of_the_header() {
     let symbols = |flags: &[&str], file: &str| -> BTreeSet<String> {

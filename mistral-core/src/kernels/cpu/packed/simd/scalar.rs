@@ -6,7 +6,7 @@ use half::f16;
 
 use super::{Simd, Task};
 
-/// Proof of nothing: every CPU has these instructions.
+/// Proof of nothing: every CPU has these instructions. What is long is compiled once for all formats: inlined it would be a tenth of the library, for processors that are rare.
 #[derive(Clone, Copy)]
 pub(crate) struct Scalar;
 
@@ -46,16 +46,15 @@ impl Simd for Scalar {
     fn shift_right(self, a: [u8; 64], bits: u32) -> [u8; 64] {
         a.map(|byte| byte >> bits)
     }
-    #[inline(always)]
+    #[inline(never)]
     fn look_up(self, table: &[u8; 16], indices: [u8; 64]) -> [u8; 64] {
         indices.map(|index| table[usize::from(index & 15)])
     }
-    #[inline(always)]
+    #[inline(never)]
     fn column(self, a: [u8; 64], byte: u32) -> [f32; 16] {
         array::from_fn(|row| f32::from(a[4 * row + byte as usize]))
     }
 
-    // Once for all formats, as `fma`: inlined they would be a megabyte of the library.
     #[inline(never)]
     fn dot<const M: usize, const G: usize>(
         self,
@@ -89,15 +88,15 @@ impl Simd for Scalar {
     fn store_floats(self, value: [f32; 16], to: &mut [f32; 16]) {
         *to = value;
     }
-    #[inline(always)]
+    #[inline(never)]
     fn load_f16(self, from: &[u8; 32]) -> [f32; 16] {
         array::from_fn(|i| f16::from_le_bytes([from[2 * i], from[2 * i + 1]]).to_f32())
     }
-    #[inline(always)]
+    #[inline(never)]
     fn load_u8(self, from: &[u8; 16]) -> [f32; 16] {
         from.map(f32::from)
     }
-    #[inline(always)]
+    #[inline(never)]
     fn load_i8(self, from: &[u8; 16]) -> [f32; 16] {
         from.map(|byte| f32::from(byte as i8))
     }
