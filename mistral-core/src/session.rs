@@ -25,7 +25,7 @@ use crate::sampler::{SampledToken, Sampler, SamplingParams};
 pub use saved::LoadOptions;
 
 /// Tokens evaluated in one pass: enough to reuse each weight that was read, few enough for the activations to stay in the cache.
-pub const PREFILL_CHUNK: usize = 256;
+pub const PREFILL_CHUNK: usize = 128;
 
 /// Positions of a session whose host chose no number (fewer if the model was made for fewer).
 pub const DEFAULT_CONTEXT: usize = 4096;

@@ -10,7 +10,7 @@ use std::sync::Mutex;
 
 /// From this size on whole pages are given back to the system instead, which clears them before anybody sees them again. Overwriting would first take
 /// memory for the pages of a cache that were never used.
-const LARGE: usize = 4 << 20;
+const LARGE: usize = 8 << 20;
 
 /// The system's allocator, whose memory is overwritten when it is freed.
 pub(crate) struct Wiping;
@@ -19,7 +19,7 @@ pub(crate) struct Wiping;
 /// overwritten need not be cleared for him, nor its pages be taken anew. None for AddressSanitizer, which is to see who uses them too late.
 const KEPT: Range<usize> = 32 << 10..if cfg!(any(guided, sanitized)) { 0 } else { LARGE };
 /// Bytes that are kept at most.
-const KEPT_BYTES: usize = 24 << 20;
+const KEPT_BYTES: usize = 32 << 20;
 static SHELF: Mutex<Shelf> = Mutex::new(Shelf { blocks: [None; 32], next: 0, bytes: 0 });
 
 /// Blocks that are free, and zero.
@@ -172,7 +172,7 @@ mod tests {
 
     #[test]
     fn what_is_freed_is_zero() {
-        for len in [1, 24, 4095, 1 << 20, 4 << 20, (4 << 20) + 12_345, (12 << 20) + 1] {
+        for len in [1, 24, 4095, 1 << 20, LARGE, LARGE + 12_345, 3 * LARGE + 1] {
             let mut memory = vec![7u8; len];
             // SAFETY: the bytes are the vector's, which is not read between its values.
             unsafe { wipe(memory.as_mut_ptr(), len) };

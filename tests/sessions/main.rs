@@ -203,7 +203,8 @@ fn a_trim_behind_the_ring_evaluates_again() {
     let (model, ids) = (model("ministral_iswa"), ids(LONG));
     let mut long = session(&model, LONG + 8);
     prefill(&mut long, &ids);
-    for (count, again) in [(LONG - 1, 1), (LONG - 200, 1), (LONG - 300, LONG - 300), (20, 20), (1, 1)] {
+    let (within, behind) = (LONG - PREFILL_CHUNK * 3 / 4, LONG - PREFILL_CHUNK * 5 / 4);
+    for (count, again) in [(LONG - 1, 1), (within, 1), (behind, behind), (20, 20), (1, 1)] {
         let mut cut = long.fork().unwrap();
         cut.trim(count).unwrap();
         let stats = cut.stats();
