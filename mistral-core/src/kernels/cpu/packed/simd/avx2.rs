@@ -5,10 +5,10 @@ use std::arch::x86_64::*;
 
 use super::{Simd, Task};
 
-/// Calls intrinsics from a method of [`Avx2`].
+/// Calls intrinsics from a method of [`Avx2`], or for one.
 macro_rules! intrinsics {
     ($body:expr) => {
-        // SAFETY: the CPU has the instructions, which `self` proves; pointers come from references to all the bytes that are touched.
+        // SAFETY: the CPU has the instructions, which `self` proves, or the caller; pointers come from references to all the bytes that are touched.
         unsafe { $body }
     };
 }
