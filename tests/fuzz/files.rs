@@ -422,7 +422,7 @@ fn statements() -> Vec<Vec<u8>> {
     ]
 }
 
-/// A signature that verifies, with the same nonce for each: that gives the key away, and takes a hundredth of the time (FIPS 186-5, 6.4.1).
+/// A signature that verifies, with the same nonce for each: that gives the key away, and costs a few multiplications (FIPS 186-5, 6.4.1).
 fn sign(message: &[u8]) -> DerSignature {
     use p256::elliptic_curve::ops::Reduce as _;
     use sha2::Digest as _;

@@ -6,7 +6,7 @@ use half::f16;
 
 use super::{Simd, Task};
 
-/// Proof of nothing: every CPU has these instructions. What is long is compiled once for all formats: inlined it would be a tenth of the library, for processors that are rare.
+/// Proof of nothing: every CPU has these instructions. What is long is compiled once for all formats: inlined everywhere it would be much of the library, for processors that are rare.
 #[derive(Clone, Copy)]
 pub(crate) struct Scalar;
 
