@@ -51,6 +51,14 @@ class Mistral:
         self.session = self.model.session(context=depth + PROMPT + STEPS)
         self.version = f"mistral {mistral.version()}, kernels {self.model.info['kernels']}"
 
+    def settle(self):
+        """Waits for the large pages that the weights are moved to, up to half a minute."""
+        for _ in range(3000):
+            pages = self.model.info["weights"]["large_pages"]
+            if pages["bytes"] >= pages["of"]:
+                break
+            time.sleep(0.01)
+
     def clear(self):
         self.session.reset()
 
@@ -79,6 +87,9 @@ class LlamaCpp:
         flags = llama_cpp.llama_print_system_info().decode().strip()
         self.version = f"llama-cpp-python {llama_cpp.__version__}: {flags}"
 
+    def settle(self):
+        """What it loads is as it stays."""
+
     def clear(self):
         self.lib.llama_memory_clear(self.memory, True)
 
@@ -96,6 +107,7 @@ def measure(engine, path, threads, depth):
     engine = engine(path, threads, depth)
     engine.evaluate([1])
     figures = {"open": time.perf_counter() - start}
+    engine.settle()
 
     def timed(ids_before, batches):
         engine.clear()

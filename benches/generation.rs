@@ -53,6 +53,7 @@ fn main() -> Result<()> {
     let deepest = arguments.depths.iter().copied().filter(|d| d + DECODE_TOKENS <= longest).max();
     decode(&model, deepest.unwrap_or(0), cache_type)?;
     let peak = peak_rss_mib();
+    settle(&model);
     let mut figures = measure(&model, &arguments)?;
     figures.insert(0, Figure { name: "open".into(), unit: "s", values: vec![open] });
     figures.insert(1, Figure { name: "open to first token".into(), unit: "s", values: vec![first_token] });
@@ -71,8 +72,9 @@ fn measure(model: &Arc<Model>, arguments: &Arguments) -> Result<Vec<Figure>> {
         Some(figure) => figure.values.push(value),
         None => figures.push(Figure { name, unit, values: vec![value] }),
     };
+    let memory = read::Memory::new(model.threads());
     for _ in 0..arguments.repeat {
-        add("read memory".into(), "GB/s", read::bandwidth(model.threads()));
+        add("read memory".into(), "GB/s", memory.bandwidth());
         for tokens in PREFILL.into_iter().filter(|&t| t <= longest) {
             add(format!("prefill {tokens}"), "token/s", prefill(model, tokens, arguments.cache_type)?);
         }
@@ -81,6 +83,17 @@ fn measure(model: &Arc<Model>, arguments: &Arguments) -> Result<Vec<Figure>> {
         }
     }
     Ok(figures)
+}
+
+/// Waits for the large pages that the weights are moved to, up to half a minute.
+fn settle(model: &Model) {
+    for _ in 0..3000 {
+        let pages = &model.info()["weights"]["large_pages"];
+        if pages["bytes"].as_u64() >= pages["of"].as_u64() {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
 }
 
 fn prefill(model: &Arc<Model>, tokens: usize, cache_type: CacheType) -> Result<f64> {

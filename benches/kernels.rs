@@ -40,6 +40,7 @@ fn main() -> Result<()> {
     let arguments = arguments()?;
     println!("{:<8} {:<12} {:>10} {:>10} {:>10} {:>10}", "", "", "GB/s", "of reading", "GMAC/s", "of limit");
     let mut lines = Vec::new();
+    let memory = read::Memory::new(arguments.threads);
     for format in arguments.formats {
         let case = KernelCase::new(format, ROWS, COLS, arguments.threads)?;
         // The scalar arm is there for machines without the others, and slow.
@@ -54,7 +55,7 @@ fn main() -> Result<()> {
                 let int8 = Activation::Int8;
                 let (one, many) = (vec![0.5; COLS], vec![0.5; MANY * COLS]);
                 samples[0].push(rate(case.bytes() as f64, &mut || case.run(arm, int8, &one, 1))?);
-                samples[1].push(read::bandwidth(arguments.threads));
+                samples[1].push(memory.bandwidth());
                 let products = (MANY * ROWS * COLS) as f64;
                 samples[2].push(rate(products, &mut || case.run(arm, int8, &many, MANY))?);
                 let start = Instant::now();

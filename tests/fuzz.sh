@@ -33,7 +33,7 @@ done
 # program PACKAGE TEST: builds it, and says where it is
 program() {
     RUSTC_BOOTSTRAP=1 RUSTC_WRAPPER=$PWD/tests/fuzz/rustc.sh RUSTFLAGS="$flags" CARGO_PROFILE_RELEASE_OPT_LEVEL=2 CARGO_PROFILE_RELEASE_DEBUG=line-tables-only \
-        cargo test --release --target $target --target-dir target/sanitize/guided -p "$1" --test "$2" --no-run --message-format=json |
+        cargo --config 'profile.release.package."*".opt-level=2' test --release --target $target --target-dir target/sanitize/guided -p "$1" --test "$2" --no-run --message-format=json |
         sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -1
 }
 
@@ -56,7 +56,7 @@ fuzz() {
     (( before < runs )) || return 0
     # libFuzzer's weights of inputs (entropic) cost more than they find where there are many features.
     # Its time limit is the clock's, for what does not end; a second of the processor's is looked at by guided.rs.
-    local limits=(-runs=$((runs - before)) -max_total_time="$seconds" -timeout=60 -rss_limit_mb=512 -max_len="$(longest "$name")" -entropic=0 -print_funcs=0 -print_final_stats=1
+    local limits=(-runs=$((runs - before)) -max_total_time="$seconds" -timeout=600 -report_slow_units=600 -rss_limit_mb=512 -max_len="$(longest "$name")" -entropic=0 -print_funcs=0 -print_final_stats=1
         -artifact_prefix="target/fuzz/$name-")
     if [[ $name == calls ]]; then
         FUZZ="$folder ${limits[*]}" "$calls" --ignored --nocapture guided_by_coverage >"$log" 2>&1 || status=1

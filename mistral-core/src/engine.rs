@@ -16,7 +16,7 @@ use crate::control::Control;
 use crate::determinism;
 use crate::device::{self, Opened};
 use crate::error::{Error, Result};
-use crate::kernels::cpu::packed::arm_name;
+use crate::kernels::cpu::packed::{LargePages, arm_name};
 use crate::kernels::cpu::pool::Pool;
 use crate::kernels::{Activation, CacheType};
 use crate::limits::Limits;
@@ -101,6 +101,7 @@ pub struct Weights {
     checkpoint: Checkpoint,
     /// Of the files, once someone has asked for them.
     digests: OnceLock<Vec<[u8; 32]>>,
+    large_pages: LargePages,
 }
 
 impl Weights {
@@ -112,6 +113,7 @@ impl Weights {
             *formats.entry(format.name()).or_default() += 1;
         }
         let digests = self.digests.get();
+        let (moved, of) = self.large_pages.progress();
         let files = self.checkpoint.files().enumerate().map(|(i, f)| {
             let sha256 = digests.map(|all| hex(&all[i]));
             json!({"path": f.path.display().to_string(), "bytes": f.bytes, "sha256": sha256})
@@ -121,6 +123,7 @@ impl Weights {
             "n_kv_heads": n_kv_heads, "head_dim": head_dim, "hidden_dim": hidden_dim, "vocab_size": vocab_size,
             "max_context": self.config.max_context, "tied_embeddings": self.config.tied_embeddings,
             "files": files.collect::<Vec<_>>(), "bytes": self.checkpoint.total_bytes(), "formats": formats,
+            "large_pages": {"bytes": moved, "of": of},
         })
     }
 }
@@ -202,7 +205,7 @@ impl Model {
             activation: options.activation,
         };
         let cancel = control.cancel_token();
-        let transformer = pool.scope(cancel, || loader::load(&checkpoint, &load, control))?;
+        let (transformer, large_pages) = pool.scope(cancel, || loader::load(&checkpoint, &load, control))?;
         #[cfg(feature = "wgpu")]
         loader::warm(&transformer, &checkpoint.config, &device, control)?;
         let tokenizer =
@@ -225,7 +228,7 @@ impl Model {
             options: options.clone(),
             device,
             pool,
-            weights: Some(Weights { config, transformer, checkpoint, digests }),
+            weights: Some(Weights { config, transformer, checkpoint, digests, large_pages }),
             tokenizer,
             chat_style,
             eos_token_ids,

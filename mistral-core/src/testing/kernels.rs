@@ -38,8 +38,10 @@ impl KernelCase {
         let mut random = Random::new(1);
         let mut blocks = vec![0; format.row_bytes(cols)? * rows];
         blocks.fill_with(|| random.bits() as u8);
-        let mut data = Arena::default().zeroed(packed_len(format, rows, cols)?)?;
+        let mut arena = Arena::default();
+        let mut data = arena.zeroed(packed_len(format, rows, cols)?)?;
         repack(format, rows, cols, &blocks, &mut data)?;
+        arena.into_large_pages().wait();
         let pool =
             Pool::new(threads).map_err(|e| Error::limit("threads", threads.to_string(), e.to_string()))?;
         Ok(Self { format, rows, cols, data, pool: Arc::new(pool) })

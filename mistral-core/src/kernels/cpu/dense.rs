@@ -124,7 +124,8 @@ fn rows_body<V: F32x8, L: Load>(
     }
 }
 
-/// `C` activation rows from `i` on times the weight rows `rows`, `R` at a time; returns `C`.
+/// `C` activation rows from `i` on times the weight rows `rows`, `R` at a time; returns `C`. Those `R` lie far from each other: see `STREAMS` in
+/// `packed/kernel.rs`.
 #[inline(always)]
 fn tiles<V: F32x8, L: Load, const R: usize, const C: usize>(
     x: &[f32],
@@ -133,41 +134,44 @@ fn tiles<V: F32x8, L: Load, const R: usize, const C: usize>(
     i: usize,
     out: Rows,
 ) -> usize {
-    let mut row = rows.start;
-    while row + R <= rows.end {
-        tile::<V, L, R, C>(x, w, row, i, out);
-        row += R;
+    let apart = rows.len() / R;
+    for first in rows.start..rows.start + apart {
+        let mut rows = [first; R];
+        for (r, row) in rows.iter_mut().enumerate() {
+            *row += r * apart;
+        }
+        tile::<V, L, R, C>(x, w, rows, i, out);
     }
-    for row in row..rows.end {
-        tile::<V, L, 1, C>(x, w, row, i, out);
+    for row in rows.start + R * apart..rows.end {
+        tile::<V, L, 1, C>(x, w, [row], i, out);
     }
     C
 }
 
-/// `C` activation rows from `i` on times `R` weight rows from `row` on.
+/// `C` activation rows from `i` on times `R` weight rows.
 #[inline(always)]
 fn tile<V: F32x8, L: Load, const R: usize, const C: usize>(
     x: &[f32],
     w: DenseMatrix<'_>,
-    row: usize,
+    rows: [usize; R],
     i: usize,
     out: Rows,
 ) {
     let k = w.cols;
     let size = w.format.block_bytes();
-    debug_assert!((i + C) * k <= x.len() && (row + R) * k * size <= w.data.len());
+    debug_assert!((i + C) * k <= x.len() && rows.iter().all(|row| (row + 1) * k * size <= w.data.len()));
     // SAFETY: the rows lie inside their slices (checked by `linear`), and the arm was detected by the dispatcher.
     let sums = unsafe {
-        let wp: [*const u8; R] = std::array::from_fn(|r| w.data.as_ptr().add((row + r) * k * size));
+        let wp: [*const u8; R] = std::array::from_fn(|r| w.data.as_ptr().add(rows[r] * k * size));
         let xp: [*const f32; C] = std::array::from_fn(|c| x.as_ptr().add((i + c) * k));
         match w.scale {
             None => dot::<V, L, R, C>(wp, xp, k),
             Some(Fp8Scale::Scalar(s)) => dot::<V, L, R, C>(wp, xp, k).map(|row| row.map(|v| v * s)),
             Some(Fp8Scale::PerRow(s)) => {
                 let sums = dot::<V, L, R, C>(wp, xp, k);
-                std::array::from_fn(|r| sums[r].map(|v| v * s[row + r]))
+                std::array::from_fn(|r| sums[r].map(|v| v * s[rows[r]]))
             }
-            Some(Fp8Scale::Block { rows, cols, values }) => {
+            Some(Fp8Scale::Block { rows: high, cols, values }) => {
                 let across = k.div_ceil(*cols);
                 let mut sums = [[0.0; C]; R];
                 for b in 0..across {
@@ -175,7 +179,7 @@ fn tile<V: F32x8, L: Load, const R: usize, const C: usize>(
                     let part =
                         dot::<V, L, R, C>(wp.map(|p| p.add(from * size)), xp.map(|p| p.add(from)), len);
                     for r in 0..R {
-                        let s = values[(row + r) / rows * across + b];
+                        let s = values[rows[r] / high * across + b];
                         for c in 0..C {
                             sums[r][c] += part[r][c] * s;
                         }
@@ -185,10 +189,10 @@ fn tile<V: F32x8, L: Load, const R: usize, const C: usize>(
             }
         }
     };
-    for (r, sums) in sums.iter().enumerate() {
-        for (c, &sum) in sums.iter().enumerate() {
+    for (row, sums) in rows.iter().zip(sums) {
+        for (c, sum) in sums.into_iter().enumerate() {
             // SAFETY: inside the output, at columns that only this task writes.
-            unsafe { *out.data.add((i + c) * out.stride + row + r) = sum };
+            unsafe { *out.data.add((i + c) * out.stride + row) = sum };
         }
     }
 }

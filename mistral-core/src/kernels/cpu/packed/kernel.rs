@@ -93,37 +93,64 @@ pub(super) fn integer<S: Simd, F: BlockFormat, const R: usize>(
     if R == TILE_ROWS && tile.m.len() > R {
         return by_panels::<S, F, R>(simd, tile, activations);
     }
-    let mut scales = [Scales::ZERO; BLOCKS];
-    for group in tile.groups.clone() {
-        let sums = stream_group::<S, F, R>(simd, tile.group(group), activations, &mut scales);
+    let mut scales = [[Scales::ZERO; BLOCKS]; STREAMS];
+    let (first, apart) = (tile.groups.start, tile.groups.len() / STREAMS);
+    for i in first..first + apart {
+        let mut groups = [i; STREAMS];
+        for (n, group) in groups.iter_mut().enumerate() {
+            *group += n * apart;
+        }
+        stream_groups::<S, F, R, STREAMS>(simd, tile, groups, activations, &mut scales);
+    }
+    for group in first + STREAMS * apart..tile.groups.end {
+        stream_groups::<S, F, R, 1>(simd, tile, [group], activations, &mut scales.as_chunks_mut().0[0]);
+    }
+}
+
+/// Groups that are read side by side, far from each other: a processor fetches ahead for each stream by itself, and of one alone
+/// it has not as much under way as memory can give (PERFORMANCE.md).
+pub(super) const STREAMS: usize = 4;
+
+/// `N` groups with `R` rows of activations, in one pass over the packed bytes. `scales` are room to work in: clearing it for each group shows in the
+/// time (PERFORMANCE.md).
+#[inline(always)]
+fn stream_groups<S: Simd, F: BlockFormat, const R: usize, const N: usize>(
+    simd: S,
+    tile: &Tile<'_>,
+    groups: [usize; N],
+    activations: &[ActivationBlock<R>],
+    scales: &mut [[Scales; BLOCKS]; N],
+) {
+    let (chunk, block, header) =
+        (chunk_bytes(F::FORMAT, CHUNK), code_bytes(F::FORMAT), header_bytes(F::FORMAT, BLOCKS));
+    let mut packed = [tile.data; N];
+    for n in 0..N {
+        packed[n] = tile.group(groups[n]);
+    }
+    let mut sums = [[simd.splat(0.0); R]; N];
+    let mut dots = [[simd.splat(0.0); R]; 2];
+    for (c, activations) in activations.chunks(BLOCKS).enumerate() {
+        let header =
+            if activations.len() == BLOCKS { header } else { header_bytes(F::FORMAT, activations.len()) };
+        let mut codes = packed;
+        for n in 0..N {
+            let (head, rest) = packed[n][c * chunk..].split_at(header);
+            F::scales(simd, head, &mut scales[n]);
+            codes[n] = &rest[..block * activations.len()];
+        }
+        for (b, activations) in activations.iter().enumerate() {
+            for n in 0..N {
+                let codes = F::codes(simd, &codes[n][b * block..][..block]);
+                block_dots::<S, F, R>(simd, &codes, activations, &mut dots);
+                add_dots::<S, F, R>(simd, &dots, &scales[n][b], activations, &mut sums[n]);
+            }
+        }
+    }
+    for (group, sums) in groups.into_iter().zip(sums) {
         for (m, sum) in tile.m.clone().zip(sums) {
             tile.write(simd, m, group, sum);
         }
     }
-}
-
-/// One group with `R` rows of activations, in one pass over the packed bytes. `scales` are room to work in: clearing it for each group shows in the
-/// time (PERFORMANCE.md).
-#[inline(always)]
-fn stream_group<S: Simd, F: BlockFormat, const R: usize>(
-    simd: S,
-    packed: &[u8],
-    activations: &[ActivationBlock<R>],
-    scales: &mut [Scales; BLOCKS],
-) -> [S::Floats; R] {
-    let mut sums = [simd.splat(0.0); R];
-    let mut dots = [sums; 2];
-    let chunks = packed.chunks(chunk_bytes(F::FORMAT, CHUNK));
-    for (chunk, activations) in chunks.zip(activations.chunks(BLOCKS)) {
-        let (header, codes) = chunk.split_at(header_bytes(F::FORMAT, activations.len()));
-        F::scales(simd, header, scales);
-        let blocks = codes.chunks_exact(code_bytes(F::FORMAT)).zip(&*scales).zip(activations);
-        for ((block, scales), activations) in blocks {
-            block_dots::<S, F, R>(simd, &F::codes(simd, block), activations, &mut dots);
-            add_dots::<S, F, R>(simd, &dots, scales, activations, &mut sums);
-        }
-    }
-    sums
 }
 
 /// Dot products of 16 rows of a block of weights with `R` rows of activations: of all 32 columns, or of the first and the last 16 where those have scales of

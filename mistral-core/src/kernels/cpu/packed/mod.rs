@@ -23,10 +23,10 @@ use super::pool;
 use crate::quant::Format;
 use activations::{ActivationBlock, Zero};
 use formats::BlockFormat;
-use kernel::{Output, TILE_ROWS, Tile};
+use kernel::{Output, STREAMS, TILE_ROWS, Tile};
 use layout::BLOCK;
 pub use layout::{GROUP_ROWS, has_packed_form, packed_len, repack};
-pub use memory::{Arena, PackedBytes};
+pub use memory::{Arena, LargePages, PackedBytes, populate};
 #[cfg(target_arch = "aarch64")]
 use simd::neon::{self, Neon};
 use simd::scalar::Scalar;
@@ -311,7 +311,8 @@ fn by_tiles<'a>(
     let mut tasks = 0;
     let parts = products.iter().map(|&(w, out)| {
         let all = w.rows.div_ceil(GROUP_ROWS);
-        let groups = task_bytes.div_ceil((w.data.len() / all).max(1)).min(all);
+        let groups = task_bytes.div_ceil((w.data.len() / all).max(1));
+        let groups = if m <= TILE_ROWS { groups.next_multiple_of(STREAMS) } else { groups }.min(all);
         let across = all.div_ceil(groups);
         let first = tasks;
         tasks += across * m.div_ceil(m_block);
