@@ -25,8 +25,14 @@ pub struct DenseMatrix<'a> {
     pub scale: Option<&'a Fp8Scale>,
 }
 
-/// Output rows of one task: enough work to be worth a hand-over, few enough to balance.
+/// Output rows of one task: enough work to be worth a hand-over, few enough to balance. A few rows of activations take more of them, as the rows that are read side
+/// by side then lie further from each other.
 const TASK_ROWS: usize = 32;
+const TASK_ROWS_STREAMED: usize = 128;
+/// As many tasks as even out what one thread is slower than another.
+const TASKS_PER_THREAD: usize = 4;
+/// Rows of weights that a single row of activations meets at once, to hide the latency of the sums and of memory.
+const STREAMS: usize = 8;
 /// Bytes of weights that stay in the second-level cache while rows of activations pass by.
 const BLOCK_BYTES: usize = 128 << 10;
 /// Rows of weights and of activations of a tile: its sums, and what is loaded for them, fit into sixteen registers.
@@ -35,20 +41,23 @@ const TILE_COLS: usize = 4;
 
 /// `out[i, j] = Σ_k x[i, k] · w[j, k]` for `x: [m, cols]` and each matrix with its `out: [m, rows]`.
 pub fn linear(x: &[f32], m: usize, products: Vec<(DenseMatrix<'_>, &mut [f32])>) {
+    let total: usize = products.iter().map(|(w, _)| w.rows).sum();
+    let share = total.div_ceil(pool::threads() * TASKS_PER_THREAD).next_multiple_of(STREAMS);
+    let task_rows = if m < TILE_COLS { share.clamp(TASK_ROWS, TASK_ROWS_STREAMED) } else { TASK_ROWS };
     let mut tasks = 0;
     let parts = products.into_iter().map(|(w, out)| {
         assert_eq!(x.len(), m * w.cols);
         assert_eq!(out.len(), m * w.rows);
         assert_eq!(w.data.len(), w.format.block_bytes() * (w.cols / w.format.block_len()) * w.rows);
         let first = tasks;
-        tasks += w.rows.div_ceil(TASK_ROWS);
+        tasks += w.rows.div_ceil(task_rows);
         (first..tasks, w, Rows { data: out.as_mut_ptr(), stride: w.rows })
     });
     let parts: Vec<_> = parts.collect();
     pool::run(tasks, &|task| {
         let Some((tasks, w, out)) = parts.iter().find(|part| part.0.contains(&task)) else { return };
-        let first = (task - tasks.start) * TASK_ROWS;
-        linear_rows(x, m, *w, first..(first + TASK_ROWS).min(w.rows), *out);
+        let first = (task - tasks.start) * task_rows;
+        linear_rows(x, m, *w, first..(first + task_rows).min(w.rows), *out);
     });
 }
 
@@ -117,8 +126,7 @@ fn rows_body<V: F32x8, L: Load>(
         while i < m {
             i += match m - i {
                 TILE_COLS.. => tiles::<V, L, TILE_ROWS, TILE_COLS>(x, w, rows.clone(), i, out),
-                // A single row runs eight rows of weights at once, to hide the latency of the sums.
-                _ => tiles::<V, L, 8, 1>(x, w, rows.clone(), i, out),
+                _ => tiles::<V, L, STREAMS, 1>(x, w, rows.clone(), i, out),
             };
         }
     }

@@ -97,10 +97,10 @@ fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|value| value.to_bits()).collect()
 }
 
-/// Odd shapes: ragged groups, one block, whole chunks, a last chunk of one block or several, several panels.
+/// Odd shapes: ragged groups, one that is read in several places and what is left over of it, one block, whole chunks, a last chunk of one block or several, several panels.
 fn shapes(format: Format) -> Vec<(usize, usize)> {
     let mut shapes: Vec<_> = (1..=17).map(|rows| (rows, 256)).collect();
-    shapes.extend([(33, 512), (16, 1024), (5, 1536), (40, 2048)]);
+    shapes.extend([(33, 512), (90, 512), (16, 1024), (5, 1536), (40, 2048)]);
     if format.block_len() == 32 {
         shapes.extend([(3, 32), (17, 96), (16, 288), (9, 544), (20, 1120)]);
     }
