@@ -281,7 +281,11 @@ fn by_panels<S: Simd, F: BlockFormat, const R: usize>(
     for group in tile.groups.clone() {
         sums.fill([[0.0; GROUP_ROWS]; R]);
         let mut first = 0;
+        let mut ahead = &tile.data[group * group_bytes(F::FORMAT, tile.cols)..];
         for packed in tile.group(group).chunks(chunk_bytes(F::FORMAT, CHUNK)) {
+            ahead = &ahead[packed.len()..];
+            let mut next = ahead[..ahead.len().min(chunk_bytes(F::FORMAT, CHUNK))].chunks(64);
+            let lines = next.len().div_ceil(sums.len());
             let panel = &mut panel[..BLOCKS.min(per_tile - first)];
             unpack_panel::<S, F>(simd, packed, panel);
             let activations = &activations[first..];
@@ -297,6 +301,11 @@ fn by_panels<S: Simd, F: BlockFormat, const R: usize>(
                 }
             }
             while t < sums.len() {
+                for _ in 0..lines {
+                    if let Some(line) = next.next() {
+                        simd.prefetch(line);
+                    }
+                }
                 let tiles = [&activations[t * per_tile..][..panel.len()]];
                 panel_by_tiles::<S, F, R, 1>(simd, panel, tiles, &mut dots, &mut sums[t..]);
                 t += 1;

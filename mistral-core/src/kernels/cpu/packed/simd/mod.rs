@@ -35,6 +35,9 @@ pub(super) trait Simd: Copy {
     fn run(self, task: impl Task);
 
     fn load(self, from: &[u8; 64]) -> Self::Bytes;
+    /// Says that a line of the cache will be read soon.
+    #[inline(always)]
+    fn prefetch(self, _from: &[u8]) {}
     fn store(self, value: Self::Bytes, to: &mut [u8; 64]);
     fn and(self, a: Self::Bytes, mask: u8) -> Self::Bytes;
     fn or(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
