@@ -543,6 +543,11 @@ mistral_status mistral_cancel_free(struct mistral_cancel *MISTRAL_NULLABLE cance
  * `lock_memory` (`true`) keeps the keys and values of sessions out of the swap; where the system does not let them
  * be locked (`ulimit -l`), making a session is refused with `MISTRAL_E_LIMIT`. Not the weights, which are no secret.
  *
+ * `large_pages` (`true` by default; Linux): once the model is open, a thread moves its packed weights to pages of 2 MiB, which
+ * takes some seconds a gigabyte. Tokens take longer while that goes on, and are sooner there afterwards; what they are does not
+ * change. `mistral_model_info` says how far it is (`weights.large_pages`: `bytes`, `of`); it ends when it is done, or with
+ * the model. `false` leaves them where they are: for a model that is opened for a few tokens.
+ *
  * What the library frees was overwritten before, or given back to the system, which overwrites it: prompts, tokens,
  * answers, keys and values, saved sessions and everything on the way between them. What a session forgets is
  * overwritten at once. Not reached: registers, the swap without `lock_memory`, and what the host has copied.

@@ -174,6 +174,35 @@ fn the_same_tokens_with_any_threads_alone_and_among_others() {
     }
 }
 
+/// Before, while and after the weights are moved to large pages, and where they stay in ordinary ones.
+#[test]
+fn where_the_weights_lie_changes_nothing() {
+    let folder = TempFolder::new_in(Path::new(env!("CARGO_TARGET_TMPDIR"))).unwrap();
+    let path = folder.path().join("larger.gguf");
+    let larger = ModelConfig { dim: 512, head_dim: 128, hidden_dim: 2048, ..config() };
+    write_random_gguf(&path, &larger, Format::Q8_0, 5).unwrap();
+    let open = |large_pages| {
+        let options = ModelOptions { large_pages, ..ModelOptions::default() };
+        Model::open(&path, &options, &mut Control::none()).unwrap()
+    };
+    let pages = |model: &Model| {
+        let pages = &model.info()["weights"]["large_pages"];
+        (pages["bytes"].as_u64().unwrap(), pages["of"].as_u64().unwrap())
+    };
+    let cases = cases(vec![vec![1, 2, 3]], 8);
+    let ordinary = open(false);
+    let expected = answer(&mut session(&ordinary), &cases[0]);
+    assert_eq!(pages(&ordinary), (0, 0));
+    let moved = open(true);
+    loop {
+        let (bytes, of) = pages(&moved);
+        assert_eq!(answer(&mut session(&moved), &cases[0]), expected, "{bytes} of {of} bytes moved");
+        if bytes == of {
+            break;
+        }
+    }
+}
+
 #[test]
 fn the_level_is_reported() {
     let folder = TempFolder::new_in(Path::new(env!("CARGO_TARGET_TMPDIR"))).unwrap();

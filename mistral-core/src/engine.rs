@@ -59,6 +59,9 @@ pub struct ModelOptions {
     pub reproducible: bool,
     /// Keep the keys and values of sessions out of the swap: a session that the system does not let be locked is refused.
     pub lock_memory: bool,
+    /// On Linux, move the weights to large pages once the model is open, on a thread of its own: tokens take longer while that goes on, and are sooner
+    /// there afterwards.
+    pub large_pages: bool,
     /// `false` opens the tokenizer alone.
     pub weights: bool,
     /// Mistral's chat format, where the files do not tell it.
@@ -83,6 +86,7 @@ impl Default for ModelOptions {
             limits: Limits::default(),
             reproducible: false,
             lock_memory: false,
+            large_pages: true,
             weights: true,
             tokenizer_version: None,
             verify: None,
@@ -101,7 +105,7 @@ pub struct Weights {
     checkpoint: Checkpoint,
     /// Of the files, once someone has asked for them.
     digests: OnceLock<Vec<[u8; 32]>>,
-    large_pages: LargePages,
+    large_pages: Option<LargePages>,
 }
 
 impl Weights {
@@ -113,7 +117,7 @@ impl Weights {
             *formats.entry(format.name()).or_default() += 1;
         }
         let digests = self.digests.get();
-        let (moved, of) = self.large_pages.progress();
+        let (moved, of) = self.large_pages.as_ref().map_or((0, 0), LargePages::progress);
         let files = self.checkpoint.files().enumerate().map(|(i, f)| {
             let sha256 = digests.map(|all| hex(&all[i]));
             json!({"path": f.path.display().to_string(), "bytes": f.bytes, "sha256": sha256})
@@ -205,7 +209,9 @@ impl Model {
             activation: options.activation,
         };
         let cancel = control.cancel_token();
-        let (transformer, large_pages) = pool.scope(cancel, || loader::load(&checkpoint, &load, control))?;
+        let (transformer, memory_of_weights) =
+            pool.scope(cancel, || loader::load(&checkpoint, &load, control))?;
+        let large_pages = options.large_pages.then(|| memory_of_weights.into_large_pages());
         #[cfg(feature = "wgpu")]
         loader::warm(&transformer, &checkpoint.config, &device, control)?;
         let tokenizer =

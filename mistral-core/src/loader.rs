@@ -13,7 +13,7 @@ use crate::device::{self, Opened};
 use crate::error::{Error, Result};
 #[cfg(feature = "wgpu")]
 use crate::kernels::CacheType;
-use crate::kernels::cpu::packed::{self, LargePages};
+use crate::kernels::cpu::packed::{self, Arena};
 use crate::kernels::cpu::pool;
 use crate::kernels::{self, Activation, Layout, LinearSpec};
 use crate::nn::feed_forward::{Moe, SwiGlu};
@@ -33,7 +33,7 @@ pub struct LoadOptions {
     pub activation: Activation,
 }
 
-/// Builds the transformer of `checkpoint`. Its weights are ready; what comes with them makes reading them faster, in time.
+/// Builds the transformer of `checkpoint`, and says where its packed weights lie.
 ///
 /// # Errors
 /// Missing or ill-shaped tensors by name, [`Error::Cancelled`], and allocations that fail.
@@ -41,11 +41,11 @@ pub fn load(
     checkpoint: &Checkpoint,
     options: &LoadOptions,
     control: &mut Control<'_>,
-) -> Result<(Transformer, LargePages)> {
+) -> Result<(Transformer, Arena)> {
     let total = checkpoint.total_bytes();
-    let (config, arena) = (&checkpoint.config, packed::Arena::default());
+    let (config, arena) = (&checkpoint.config, Arena::default());
     let mut loader = Loader { checkpoint, config, options, control, arena, done: 0, total };
-    Ok((loader.transformer()?, loader.arena.into_large_pages()))
+    Ok((loader.transformer()?, loader.arena))
 }
 
 /// Runs what a session will run, once: kernels are compiled when they are first used, which takes seconds. Those of a device with memory of its own
@@ -90,7 +90,7 @@ struct Loader<'a, 'c> {
     config: &'a ModelConfig,
     options: &'a LoadOptions,
     control: &'a mut Control<'c>,
-    arena: packed::Arena,
+    arena: Arena,
     done: u64,
     total: u64,
 }
@@ -193,7 +193,7 @@ fn place(
     cols: usize,
     options: &LoadOptions,
     on: &Opened,
-    arena: &mut packed::Arena,
+    arena: &mut Arena,
 ) -> Result<(Linear, Layout)> {
     let quantize =
         options.quantize.filter(|to| !view.format.is_quantized() && cols.is_multiple_of(to.block_len()));
@@ -275,7 +275,7 @@ fn check_kernel(view: &TensorView<'_>, spec: &LinearSpec, device: &Opened) -> Re
         let bytes = match spec.layout {
             Layout::Packed => {
                 let len = packed::packed_len(spec.format, spec.rows, spec.cols)?;
-                let memory = packed::Arena::default().zeroed(len)?;
+                let memory = Arena::default().zeroed(len)?;
                 pack(view, spec.format, 0..spec.rows, spec.cols, memory)?.to_vec()
             }
             Layout::Rows => plain(view, 0..spec.rows, spec)?,

@@ -49,6 +49,7 @@ fn model_fields(fields: &mut Fields) -> Outcome<ModelOptions> {
     options.max_sessions = fields.unsigned("max_sessions")?;
     options.limits = fields.limits()?;
     options.lock_memory = fields.boolean("lock_memory", options.lock_memory)?;
+    options.large_pages = fields.boolean("large_pages", options.large_pages)?;
     options.reproducible = fields.boolean("reproducible", options.reproducible)?;
     options.weights = fields.boolean("weights", options.weights)?;
     options.tokenizer_version = fields.version("tokenizer_version")?;

@@ -23,7 +23,7 @@ class Model(Chats):
     :func:`mistral.verify`: the model opens only if its files are those that were vouched for), ``audit`` (what runs is written down: ``path``,
     ``required``, ``key``, ``text``, ``rotate_bytes``, ``sync_every``, ``checkpoint``, ``caller_ref``, as ``mistral.h`` says); ``reproducible`` (the same
     input gives the same tokens, tested before the model is used: ``info["determinism"]``), ``lock_memory`` (keys and values of sessions stay out of
-    the swap); and bounds, which raise
+    the swap), ``large_pages`` (``False`` leaves the weights in ordinary pages: for a model that is opened for a few tokens); and bounds, which raise
     :class:`mistral.LimitError`: ``max_memory``, ``max_model_bytes``, ``max_sessions``, and for each call
     ``max_prompt_tokens``, ``max_output_tokens``, ``max_time_ms``.
     """

@@ -79,11 +79,16 @@ impl LargePages {
         let moved = Arc::clone(&shared);
         let work = move || {
             std::thread::park_timeout(AFTER);
+            let mut failures = 0;
             for (map, page) in maps.iter().flat_map(|(pages, map)| (0..*pages).map(move |page| (map, page))) {
-                if moved.stop.load(Ordering::Relaxed) || !map.collapse(page) {
+                if moved.stop.load(Ordering::Relaxed) || failures == FAILURES {
                     return;
                 }
-                moved.bytes.fetch_add(LARGE_PAGE, Ordering::Relaxed);
+                if map.collapse(page) {
+                    moved.bytes.fetch_add(LARGE_PAGE, Ordering::Relaxed);
+                } else {
+                    failures += 1;
+                }
             }
         };
         // Without the thread the weights stay where they are, and are read a little slower.
@@ -96,12 +101,14 @@ impl LargePages {
                     .ok()
             })
             .flatten();
-        Self { shared, total: if worker.is_some() { total } else { 0 }, worker }
+        Self { shared, total, worker }
     }
 
-    /// Bytes that lie in large pages, and those that are to; the first stays below where the system has no more of them.
+    /// Bytes that lie in large pages, and how many are to, which are fewer where the system has no more of them.
     pub fn progress(&self) -> (usize, usize) {
-        (self.shared.bytes.load(Ordering::Relaxed), self.total)
+        let ended = self.worker.as_ref().is_none_or(|worker| worker.is_finished());
+        let bytes = self.shared.bytes.load(Ordering::Relaxed);
+        (bytes, if ended { bytes } else { self.total })
     }
 
     /// Waits until all is done.
@@ -118,6 +125,8 @@ impl LargePages {
     }
 }
 
+/// So often the system may say no before it is not asked again.
+const FAILURES: usize = 16;
 /// When it begins: what a host does first with a model is what it waits for.
 const AFTER: Duration = Duration::from_millis(200);
 /// Of a thread that calls the system and nothing else.
