@@ -95,15 +95,17 @@ pub(super) fn integer<S: Simd, F: BlockFormat, const R: usize>(
     }
     let mut scales = [[Scales::ZERO; BLOCKS]; STREAMS];
     let (first, apart) = (tile.groups.start, tile.groups.len() / STREAMS);
-    for i in first..first + apart {
-        let mut groups = [i; STREAMS];
+    for i in 0..=apart {
+        // At the end what is left over.
+        let (start, step, count) = match i < apart {
+            true => (first + i, apart, STREAMS),
+            false => (first + STREAMS * apart, 1, tile.groups.len() - STREAMS * apart),
+        };
+        let mut groups = [start; STREAMS];
         for (n, group) in groups.iter_mut().enumerate() {
-            *group += n * apart;
+            *group += n * step;
         }
-        stream_groups::<S, F, R, STREAMS>(simd, tile, groups, activations, &mut scales);
-    }
-    for group in first + STREAMS * apart..tile.groups.end {
-        stream_groups::<S, F, R, 1>(simd, tile, [group], activations, &mut scales.as_chunks_mut().0[0]);
+        stream_groups::<S, F, R>(simd, tile, &groups[..count], activations, &mut scales);
     }
 }
 
@@ -111,44 +113,40 @@ pub(super) fn integer<S: Simd, F: BlockFormat, const R: usize>(
 /// it has not as much under way as memory can give (PERFORMANCE.md).
 pub(super) const STREAMS: usize = 4;
 
-/// `N` groups with `R` rows of activations, in one pass over the packed bytes. `scales` are room to work in: clearing it for each group shows in the
+/// Some groups with `R` rows of activations, in one pass over the packed bytes. `scales` are room to work in: clearing it for each group shows in the
 /// time (PERFORMANCE.md).
 #[inline(always)]
-fn stream_groups<S: Simd, F: BlockFormat, const R: usize, const N: usize>(
+fn stream_groups<S: Simd, F: BlockFormat, const R: usize>(
     simd: S,
     tile: &Tile<'_>,
-    groups: [usize; N],
+    groups: &[usize],
     activations: &[ActivationBlock<R>],
-    scales: &mut [[Scales; BLOCKS]; N],
+    scales: &mut [[Scales; BLOCKS]; STREAMS],
 ) {
-    let (chunk, block, header) =
-        (chunk_bytes(F::FORMAT, CHUNK), code_bytes(F::FORMAT), header_bytes(F::FORMAT, BLOCKS));
-    let mut packed = [tile.data; N];
-    for n in 0..N {
-        packed[n] = tile.group(groups[n]);
-    }
-    let mut sums = [[simd.splat(0.0); R]; N];
+    let (chunk, block) = (chunk_bytes(F::FORMAT, CHUNK), code_bytes(F::FORMAT));
+    let mut sums = [[simd.splat(0.0); R]; STREAMS];
     let mut dots = [[simd.splat(0.0); R]; 2];
+    let mut codes = [tile.data; STREAMS];
     for (c, activations) in activations.chunks(BLOCKS).enumerate() {
-        let header =
-            if activations.len() == BLOCKS { header } else { header_bytes(F::FORMAT, activations.len()) };
-        let mut codes = packed;
-        for n in 0..N {
-            let (head, rest) = packed[n][c * chunk..].split_at(header);
-            F::scales(simd, head, &mut scales[n]);
-            codes[n] = &rest[..block * activations.len()];
+        let header = header_bytes(F::FORMAT, activations.len());
+        for ((group, codes), scales) in groups.iter().zip(&mut codes).zip(&mut *scales) {
+            let (head, rest) = tile.group(*group)[c * chunk..].split_at(header);
+            F::scales(simd, head, scales);
+            *codes = rest;
         }
         for (b, activations) in activations.iter().enumerate() {
-            for n in 0..N {
-                let codes = F::codes(simd, &codes[n][b * block..][..block]);
+            // Not for each of four by itself: that would be four times the code.
+            let streams = codes[..groups.len()].iter().zip(&*scales).zip(&mut sums);
+            for ((codes, scales), sums) in streams {
+                let codes = F::codes(simd, &codes[b * block..][..block]);
                 block_dots::<S, F, R>(simd, &codes, activations, &mut dots);
-                add_dots::<S, F, R>(simd, &dots, &scales[n][b], activations, &mut sums[n]);
+                add_dots::<S, F, R>(simd, &dots, &scales[b], activations, sums);
             }
         }
     }
-    for (group, sums) in groups.into_iter().zip(sums) {
+    for (group, sums) in groups.iter().zip(sums) {
         for (m, sum) in tile.m.clone().zip(sums) {
-            tile.write(simd, m, group, sum);
+            tile.write(simd, m, *group, sum);
         }
     }
 }
