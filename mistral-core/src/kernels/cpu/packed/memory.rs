@@ -202,9 +202,10 @@ enum Advice {
 
 #[cfg(target_os = "linux")]
 fn advise(start: *const u8, len: usize, advice: Advice) -> bool {
+    // Of Linux's mman-common.h; `libc` does not name the second one for every C library.
     let advice = match advice {
-        Advice::Populate => libc::MADV_POPULATE_WRITE,
-        Advice::Collapse => libc::MADV_COLLAPSE,
+        Advice::Populate => 23,
+        Advice::Collapse => 25,
     };
     // SAFETY: both kinds of advice leave the content as it is, and what is not mapped is refused.
     unsafe { libc::madvise(start.cast_mut().cast(), len, advice) == 0 }
