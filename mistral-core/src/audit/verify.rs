@@ -77,7 +77,7 @@ pub fn verify(
         let reader = File::open(file).map_err(|e| Error::io(file, e))?;
         let is_last = number + 1 == files.len();
         incomplete =
-            chain.scan(file, &mut BufReader::with_capacity(1 << 20, reader), is_last, &mut |read| {
+            chain.scan(file, &mut BufReader::with_capacity(1 << 16, reader), is_last, &mut |read| {
                 done += read;
                 control.step(Progress { phase: "audit", done, total: total.max(done) })
             })?;
