@@ -1,9 +1,11 @@
-//! The packed kernels by themselves: how fast one row reads the weights, and how fast many rows are multiplied, for each format and arm.
+//! The kernels by themselves: how fast one row reads packed weights, and how fast many rows are multiplied, for each format and arm; how fast attention reads keys
+//! and values.
 //!
-//! `cargo bench --bench kernels [-- --threads N] [--repeat N] [--formats Q4_0,Q8_0]`
+//! `cargo bench --bench kernels [-- --threads N] [--repeat N] [--formats Q4_0,Q8_0] [--depth N]`; `--formats none` for attention alone
 //!
 //! One row: a matrix that no cache holds, GB/s of packed bytes, as a share of plain reading. 256 rows: products of a weight and an activation a second, as a share
-//! of what the arm does with four-bit codes in the first-level cache. Each figure is the median of the repeats, the limits are measured between them.
+//! of what the arm does with four-bit codes in the first-level cache. Attention: one token after `--depth` others (2,047), of a layer: keys and values from memory, as a share of
+//! plain reading, and from the last-level cache. Each figure is the median of the repeats, the limits are measured between them.
 #![allow(clippy::print_stdout, reason = "a benchmark prints")]
 
 #[path = "support/read.rs"]
@@ -11,11 +13,11 @@ mod read;
 
 use std::time::Instant;
 
-use mistral_core::kernels::Activation;
+use mistral_core::kernels::{Activation, AttentionSpec, CacheSpec, CacheType};
 use mistral_core::quant::Format;
-use mistral_core::testing::{KernelCase, arms};
+use mistral_core::testing::{AttentionCase, KernelCase, arms};
 use mistral_core::{Error, Result};
-use serde_json::json;
+use serde_json::{Value, json};
 
 const FORMATS: [Format; 10] = [
     Format::Q4_0,
@@ -41,7 +43,7 @@ fn main() -> Result<()> {
     println!("{:<8} {:<12} {:>10} {:>10} {:>10} {:>10}", "", "", "GB/s", "of reading", "GMAC/s", "of limit");
     let mut lines = Vec::new();
     let memory = read::Memory::new(arguments.threads);
-    for format in arguments.formats {
+    for format in arguments.formats.iter().copied() {
         let case = KernelCase::new(format, ROWS, COLS, arguments.threads)?;
         // The scalar arm is there for machines without the others, and slow.
         for arm in arms().into_iter().filter(|arm| *arm != "scalar" || arms().len() == 1) {
@@ -71,8 +73,59 @@ fn main() -> Result<()> {
             lines.push(json!({ "format": format.name(), "arm": arm, "gb_per_s": read, "read_gb_per_s": limit, "gmac_per_s": mac, "peak_gmac_per_s": peak }));
         }
     }
-    println!("{}", json!({ "threads": arguments.threads, "rows": ROWS, "cols": COLS, "kernels": lines }));
+    let attention = attention(&memory, &arguments)?;
+    println!(
+        "{}",
+        json!({ "threads": arguments.threads, "rows": ROWS, "cols": COLS, "kernels": lines, "depth": arguments.depth, "attention": attention })
+    );
     Ok(())
+}
+
+/// Query heads, key heads, and the elements of each: of SmolLM2-135M, a 1B and a 7B model.
+const HEADS: [(usize, usize, usize); 3] = [(9, 3, 64), (32, 8, 64), (32, 8, 128)];
+/// Bytes of keys and values that no cache holds.
+const FAR: usize = 128 << 20;
+/// Runs over one layer, as one after the other as those over the layers of a model.
+const NEAR: usize = 16;
+
+fn attention(memory: &read::Memory, arguments: &Arguments) -> Result<Vec<Value>> {
+    let (depth, threads) = (arguments.depth, arguments.threads);
+    println!(
+        "\n{:<14} {:<12} {:>10} {:>10} {:>10} {:>10}",
+        "attention", "", "\u{b5}s", "GB/s", "of reading", "cached, \u{b5}s"
+    );
+    let mut lines = Vec::new();
+    for (n_heads, n_kv_heads, head_dim) in HEADS {
+        for (name, cache_type) in [("f16", CacheType::F16), ("q8_0", CacheType::Q8_0)] {
+            let cache = CacheSpec { n_kv_heads, capacity: depth + 1, head_dim, cache_type };
+            let layers = FAR.div_ceil(2 * cache.bytes()).max(2);
+            let spec = AttentionSpec { n_heads, start: depth, window: None, scale: 0.125, cache };
+            let far = AttentionCase::new(spec.clone(), layers, threads)?;
+            let near = AttentionCase::new(spec, 1, threads)?;
+            let bytes = near.bytes() as f64;
+            let mut samples: [Vec<f64>; 3] = Default::default();
+            for _ in 0..arguments.repeat {
+                let seconds = |run: &dyn Fn()| {
+                    let start = Instant::now();
+                    run();
+                    start.elapsed().as_secs_f64()
+                };
+                samples[0].push(seconds(&|| far.run(1)) / layers as f64);
+                samples[1].push(seconds(&|| near.run(NEAR)) / NEAR as f64);
+                samples[2].push(memory.bandwidth());
+            }
+            let [far, near, limit] = samples.map(median);
+            let read = bytes / far / 1e9;
+            let shape = format!("{n_heads}/{n_kv_heads} x {head_dim}");
+            let (far, near) = (far * 1e6, near * 1e6);
+            println!(
+                "{shape:<14} {name:<12} {far:>10.0} {read:>10.1} {:>9.0}% {near:>10.0}",
+                100.0 * read / limit
+            );
+            lines.push(json!({ "heads": n_heads, "kv_heads": n_kv_heads, "head_dim": head_dim, "cache": name, "us": far, "gb_per_s": read, "read_gb_per_s": limit, "cached_us": near }));
+        }
+    }
+    Ok(lines)
 }
 
 fn median(mut values: Vec<f64>) -> f64 {
@@ -84,10 +137,11 @@ struct Arguments {
     threads: usize,
     repeat: usize,
     formats: Vec<Format>,
+    depth: usize,
 }
 
 fn arguments() -> Result<Arguments> {
-    let mut parsed = Arguments { threads: 2, repeat: 5, formats: FORMATS.to_vec() };
+    let mut parsed = Arguments { threads: 2, repeat: 5, formats: FORMATS.to_vec(), depth: 2047 };
     let mut words = std::env::args().skip(1).filter(|word| word != "--bench");
     while let Some(word) = words.next() {
         let value = words.next().ok_or_else(|| Error::argument(&word, "nothing", "a value"))?;
@@ -95,12 +149,14 @@ fn arguments() -> Result<Arguments> {
         match word.as_str() {
             "--threads" => parsed.threads = number()?.max(1),
             "--repeat" => parsed.repeat = number()?.max(1),
+            "--depth" => parsed.depth = number()?,
+            "--formats" if value == "none" => parsed.formats.clear(),
             "--formats" => {
                 let format = |name: &str| FORMATS.into_iter().find(|format| format.name() == name);
                 let formats: Option<Vec<_>> = value.split(',').map(format).collect();
                 parsed.formats = formats.ok_or_else(|| Error::argument(&word, &value, "packed formats"))?;
             }
-            _ => return Err(Error::argument("argument", &word, "--threads, --repeat or --formats")),
+            _ => return Err(Error::argument("argument", &word, "--threads, --repeat, --formats or --depth")),
         }
     }
     Ok(parsed)

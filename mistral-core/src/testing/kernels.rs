@@ -1,15 +1,17 @@
-//! The packed kernels by themselves, arm by arm, for `benches/kernels.rs`.
+//! The kernels by themselves, for `benches/kernels.rs`: those of packed weights arm by arm, and attention.
 
 use std::hint::black_box;
 use std::sync::Arc;
 
 use super::Random;
 use crate::error::{Error, Result};
-use crate::kernels::Activation;
+use crate::kernels::cpu::attention::attention;
+use crate::kernels::cpu::cache::cache_write;
 use crate::kernels::cpu::packed::{
     Arena, Arm, DOT_PEAK_PRODUCTS, PackedBytes, PackedMatrix, dot_peak, linear_on, packed_len, repack,
 };
 use crate::kernels::cpu::pool::Pool;
+use crate::kernels::{Activation, AttentionSpec, CacheSpec};
 use crate::quant::Format;
 
 /// A matrix `[rows, cols]` of random blocks, in packed form, and the threads that multiply by it.
@@ -75,5 +77,51 @@ impl KernelCase {
         let threads = self.pool.threads();
         self.pool.scope(None, || self.pool.run(threads, &|_| dot_peak(arm, rounds)));
         Ok((threads * rounds * DOT_PEAK_PRODUCTS) as u64)
+    }
+}
+
+/// The keys and values of some layers, and one token that looks at all of them.
+pub struct AttentionCase {
+    spec: AttentionSpec,
+    q: Vec<f32>,
+    layers: Vec<[Vec<u8>; 2]>,
+    pool: Arc<Pool>,
+}
+
+impl AttentionCase {
+    /// `layers` caches of `spec.cache`, which are full up to position `spec.start`, where the token is.
+    ///
+    /// # Errors
+    /// If threads are not given.
+    pub fn new(spec: AttentionSpec, layers: usize, threads: usize) -> Result<Self> {
+        let mut random = Random::new(2);
+        let CacheSpec { n_kv_heads, head_dim, .. } = spec.cache;
+        let mut numbers = |count: usize| -> Vec<f32> { (0..count).map(|_| random.unit()).collect() };
+        let q = numbers(spec.n_heads * head_dim);
+        let rows = numbers((spec.start + 1) * n_kv_heads * head_dim);
+        let filled = || {
+            let mut cache = vec![0; spec.cache.bytes()];
+            cache_write(&mut cache, &rows, &spec.cache, 0);
+            cache
+        };
+        let layers = (0..layers).map(|_| [filled(), filled()]).collect();
+        let pool =
+            Pool::new(threads).map_err(|e| Error::limit("threads", threads.to_string(), e.to_string()))?;
+        Ok(Self { spec, q, layers, pool: Arc::new(pool) })
+    }
+
+    /// Bytes of keys and values that one run reads.
+    pub fn bytes(&self) -> usize {
+        let row = self.spec.cache.cache_type.row_bytes(self.spec.cache.head_dim);
+        2 * self.layers.len() * self.spec.cache.n_kv_heads * (self.spec.start + 1) * row
+    }
+
+    /// The token at every layer, one after the other, and that `times` times.
+    pub fn run(&self, times: usize) {
+        self.pool.scope(None, || {
+            for [k, v] in (0..times).flat_map(|_| &self.layers) {
+                black_box(attention(&self.q, k, v, &self.spec));
+            }
+        });
     }
 }

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 pub use containers::{GgufFile, GgufValue, TensorData, gguf_id, safetensors_bytes};
 pub use faults::{Fault, inject};
-pub use kernels::{KernelCase, arms};
+pub use kernels::{AttentionCase, KernelCase, arms};
 pub use model::{Model, config_json, params_json, tensor_shapes};
 pub use random::{Random, write_random_gguf, write_random_gguf_with};
 

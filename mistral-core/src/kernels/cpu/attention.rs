@@ -18,6 +18,8 @@ const BLOCK: usize = 64;
 const SPLIT: usize = 256;
 /// Query rows (tokens × heads that share keys) of one task: a block of keys is decoded once for them.
 const TASK_ROWS: usize = 32;
+/// Tasks of one token for each thread.
+const TASKS_PER_THREAD: usize = 8;
 /// Lanes of a vector. Rows are filled up with zeros to whole vectors before they are multiplied.
 const LANES: usize = 8;
 
@@ -45,20 +47,17 @@ impl Call<'_> {
     /// Where `rows` read the block of keys and values from that begins at position `block`, as far as the key `end` of it.
     fn source(self, rows: &Rows, block: usize, end: usize) -> Source {
         let CacheSpec { capacity, head_dim, .. } = self.spec.cache;
-        let slot = block % capacity;
-        if rows.tokens.len() == 1 && head_dim == self.stride() && slot + end <= capacity {
-            Source::Cache((rows.kv_head * capacity + slot) * self.width())
+        if rows.tokens.len() == 1 && head_dim == self.stride() && block % capacity + end <= capacity {
+            Source::Cache(self.place(rows, block))
         } else {
             Source::Decoded
         }
     }
 
-    /// The bytes of the cached rows at `positions`, as far as they lie side by side in the ring.
-    fn run<'a>(self, cache: &'a [u8], kv_head: usize, positions: &Range<usize>) -> &'a [u8] {
-        let (capacity, width) = (self.spec.cache.capacity, self.width());
-        let slot = positions.start % capacity;
-        let count = positions.len().min(capacity - slot);
-        &cache[(kv_head * capacity + slot) * width..][..count * width]
+    /// The byte of the cache where `position` begins.
+    fn place(self, rows: &Rows, position: usize) -> usize {
+        let capacity = self.spec.cache.capacity;
+        (rows.kv_head * capacity + position % capacity) * self.width()
     }
 
     /// Bytes of a cached row.
@@ -106,7 +105,7 @@ pub fn attention(q: &[f32], k: &[u8], v: &[u8], spec: &AttentionSpec) -> Vec<f32
     if tokens == 1 { decode(call) } else { prefill(call) }
 }
 
-/// One token: a task for each key head and split, then the splits are merged.
+/// One token: a task for each key head and some splits, then the splits are merged.
 fn decode(call: Call<'_>) -> Vec<f32> {
     let (spec, dim, group) = (call.spec, call.spec.cache.head_dim, call.group());
     let first_split = spec.first_visible(spec.start) / SPLIT;
@@ -114,18 +113,26 @@ fn decode(call: Call<'_>) -> Vec<f32> {
     let part = call.part_len(group);
     let mut partials = vec![0.0; spec.cache.n_kv_heads * splits * part]; // [n_kv_heads, splits, part]
     let chunks = Disjoint { data: partials.as_mut_ptr(), len: part };
-    pool::run(spec.cache.n_kv_heads * splits, &|task| {
-        let (kv_head, split) = (task / splits, first_split + task % splits);
-        // SAFETY: each task has its own chunk.
-        let part = unsafe { chunks.get(task) };
-        attend(call, Rows { kv_head, tokens: 0..1 }, split..split + 1, part);
+    // What a task reads first does not come ahead: so not more of them than even out the threads.
+    let run = (spec.cache.n_kv_heads * splits).div_ceil(pool::threads() * TASKS_PER_THREAD).min(splits);
+    let runs = splits.div_ceil(run);
+    pool::run(spec.cache.n_kv_heads * runs, &|task| {
+        let (kv_head, first) = (task / runs, task % runs * run);
+        let here = first..(first + run).min(splits);
+        // SAFETY: each task has its own chunks.
+        let parts = unsafe { chunks.get(kv_head * splits + here.start..kv_head * splits + here.end) };
+        attend(call, Rows { kv_head, tokens: 0..1 }, first_split + here.start..first_split + here.end, parts);
     });
     let mut out = vec![0.0; spec.n_heads * dim];
-    for (heads, parts) in out.chunks_exact_mut(group * dim).zip(partials.chunks_exact(splits * part)) {
-        for (r, out) in heads.chunks_exact_mut(dim).enumerate() {
-            merge(parts, r, group, out);
+    let outs = Disjoint { data: out.as_mut_ptr(), len: dim };
+    pool::run(spec.cache.n_kv_heads, &|kv_head| {
+        let parts = &partials[kv_head * splits * part..][..splits * part];
+        for r in 0..group {
+            let head = kv_head * group + r;
+            // SAFETY: no other task has this head.
+            merge(parts, r, group, unsafe { outs.get(head..head + 1) });
         }
-    }
+    });
     out
 }
 
@@ -149,7 +156,7 @@ fn prefill(call: Call<'_>) -> Vec<f32> {
         for r in 0..n {
             let (token, head) = (tokens.start + r / group, kv_head * group + r % group);
             // SAFETY: no other task has this token and head.
-            merge(&parts, r, n, unsafe { outs.get(token * heads + head) });
+            merge(&parts, r, n, unsafe { outs.get(token * heads + head..token * heads + head + 1) });
         }
     });
     out
@@ -169,28 +176,58 @@ unsafe impl Sync for Disjoint {}
 
 impl Disjoint {
     /// # Safety
-    /// Chunk `i` lies in the buffer and no one else uses it.
+    /// These chunks lie in the buffer and no one else uses them.
     #[allow(clippy::mut_from_ref, reason = "the chunks are disjoint")]
-    unsafe fn get(&self, i: usize) -> &mut [f32] {
+    unsafe fn get(&self, chunks: Range<usize>) -> &mut [f32] {
         // SAFETY: the caller's promise.
-        unsafe { std::slice::from_raw_parts_mut(self.data.add(i * self.len), self.len) }
+        unsafe {
+            let first = self.data.add(chunks.start * self.len);
+            std::slice::from_raw_parts_mut(first, chunks.len() * self.len)
+        }
     }
 }
 
-/// Merges the partial softmaxes of row `r` of `n` over all splits, in their order, and divides.
-fn merge(parts: &[f32], r: usize, n: usize, out: &mut [f32]) {
+simd_dispatch!(
+    /// Merges the partial softmaxes of row `r` of `n` over all splits, in their order, and divides.
+    fn merge(parts: &[f32], r: usize, n: usize, out: &mut [f32]) = merge_body
+);
+
+#[inline(always)]
+fn merge_body<V: F32x8>(parts: &[f32], r: usize, n: usize, out: &mut [f32]) {
     let stride = out.len().next_multiple_of(LANES);
     let parts = parts.chunks_exact(n * (2 + stride));
-    let largest = parts.clone().map(|part| part[r]).fold(f32::NEG_INFINITY, f32::max);
+    let mut largest = f32::NEG_INFINITY;
+    for part in parts.clone() {
+        largest = largest.max(part[r]);
+    }
     let mut total = 0.0;
     out.fill(0.0);
     for part in parts {
         // A split in which this query sees no key has -inf for its largest score.
         let scale = if part[r] == f32::NEG_INFINITY { 0.0 } else { (part[r] - largest).exp() };
         total += part[n + r] * scale;
-        out.iter_mut().zip(&part[2 * n + r * stride..]).for_each(|(o, s)| *o += s * scale);
+        add_scaled::<V>(out, &part[2 * n + r * stride..][..stride], scale);
     }
-    out.iter_mut().for_each(|o| *o /= total);
+    for o in out {
+        *o /= total;
+    }
+}
+
+/// `out += scale * values`; there are as many values as whole vectors have.
+#[inline(always)]
+fn add_scaled<V: F32x8>(out: &mut [f32], values: &[f32], scale: f32) {
+    let whole = out.len() / LANES * LANES;
+    assert!(values.len() >= out.len());
+    for j in (0..whole).step_by(LANES) {
+        // SAFETY: `j + LANES` elements lie in both (asserted); the arm was detected.
+        unsafe {
+            let o = out.as_mut_ptr().add(j);
+            V::load(o).add(V::load(values.as_ptr().add(j)).mul(V::splat(scale))).store(o);
+        }
+    }
+    for j in whole..out.len() {
+        out[j] += values[j] * scale;
+    }
 }
 
 /// What a thread works on, kept from task to task.
@@ -202,6 +239,16 @@ struct Scratch {
     block: Vec<f32>,
     /// `[rows, BLOCK]`
     scores: Vec<f32>,
+}
+
+/// Bytes of a line of the cache.
+const LINE: usize = 64;
+
+/// So many numbers of `room`, from the beginning of a line on: a vector of the processor that lies across two lines is loaded twice.
+fn aligned(room: &mut Vec<f32>, len: usize) -> &mut [f32] {
+    room.resize(len + LINE / size_of::<f32>(), 0.0);
+    let first = room.as_ptr().align_offset(LINE);
+    &mut room[first..first + len]
 }
 
 impl Scratch {
@@ -244,10 +291,11 @@ fn attend_body<V: F32x8, L: Load>(
 ) {
     let (spec, group, stride) = (call.spec, call.group(), call.stride());
     let n = rows.tokens.len() * group;
-    scratch.queries.resize(n.next_multiple_of(QUERIES) * stride, 0.0);
-    scratch.scores.resize(n.next_multiple_of(QUERIES) * BLOCK, 0.0);
-    load_queries(call, &rows, &mut scratch.queries);
+    let queries = aligned(&mut scratch.queries, n.next_multiple_of(QUERIES) * stride);
+    let scores = aligned(&mut scratch.scores, n.next_multiple_of(QUERIES) * BLOCK);
+    load_queries(call, &rows, queries);
     let (first, last) = (spec.start + rows.tokens.start, spec.start + rows.tokens.end - 1);
+    let end = (last + 1).min(splits.end * SPLIT);
     for (split, part) in splits.zip(parts.chunks_exact_mut(call.part_len(n))) {
         let part = Partial::new(part, n);
         let from = spec.first_visible(first).max(split * SPLIT);
@@ -257,47 +305,39 @@ fn attend_body<V: F32x8, L: Load>(
             // Whole vectors of keys: scores of those around `span` are masked.
             let keys = (span.start - block) / LANES * LANES..(span.end - block).next_multiple_of(LANES);
             let source = call.source(&rows, block, keys.end);
-            let [values_ahead, keys_ahead] = source.ahead(call, &rows, &span, to);
             match source {
                 Source::Cache(at) => {
-                    score::<V, L>(
-                        (&scratch.queries, &call.k[at..]),
-                        stride,
-                        keys,
-                        &mut scratch.scores,
-                        values_ahead,
-                    );
+                    let (keys_at, values) = (&call.k[at..], call.v[at..].as_ptr());
+                    score::<V, L>((queries, keys_at), stride, keys, scores, values);
                 }
                 Source::Decoded => {
-                    scratch.block.resize(BLOCK * stride, 0.0);
-                    decode_block::<V, L>(call, call.k, rows.kv_head, &span, &mut scratch.block);
-                    let decoded = as_bytes(&scratch.block);
-                    score::<V, LoadF32>(
-                        (&scratch.queries, decoded),
-                        stride,
-                        keys,
-                        &mut scratch.scores,
-                        values_ahead,
-                    );
+                    let decoded = aligned(&mut scratch.block, BLOCK * stride);
+                    decode_block::<V, L>(call, call.k, rows.kv_head, &span, decoded);
+                    let decoded = as_bytes(decoded);
+                    score::<V, LoadF32>((queries, decoded), stride, keys, scores, decoded.as_ptr());
                 }
             }
             for r in 0..n {
-                let scores = &mut scratch.scores.as_chunks_mut().0[r];
+                let scores = &mut scores.as_chunks_mut().0[r];
                 let position = first + r / group;
                 let visible = spec.first_visible(position).max(span.start)..(position + 1).min(span.end);
                 let visible = visible.start - block..visible.end.max(visible.start) - block;
                 let sum = &mut part.sum[r * stride..(r + 1) * stride];
                 weigh::<V>(scores, visible, &mut part.largest[r], &mut part.total[r], sum);
             }
-            let (values, weights) = (span.start - block..span.end - block, &scratch.scores[..n * BLOCK]);
+            let (values, weights) = (span.start - block..span.end - block, &scores[..n * BLOCK]);
             match source {
                 Source::Cache(at) => {
-                    add_values::<V, L>((weights, &call.v[at..]), values, part.sum, stride, keys_ahead);
+                    // After the last block there is nothing to ask for but what is there.
+                    let next = if span.end < end { call.place(&rows, block + BLOCK) } else { at };
+                    let keys = call.k[next..].as_ptr();
+                    add_values::<V, L>((weights, &call.v[at..]), values, part.sum, stride, keys);
                 }
                 Source::Decoded => {
-                    decode_block::<V, L>(call, call.v, rows.kv_head, &span, &mut scratch.block);
-                    let decoded = as_bytes(&scratch.block);
-                    add_values::<V, LoadF32>((weights, decoded), values, part.sum, stride, keys_ahead);
+                    let decoded = aligned(&mut scratch.block, BLOCK * stride);
+                    decode_block::<V, L>(call, call.v, rows.kv_head, &span, decoded);
+                    let decoded = as_bytes(decoded);
+                    add_values::<V, LoadF32>((weights, decoded), values, part.sum, stride, decoded.as_ptr());
                 }
             }
         }
@@ -313,32 +353,10 @@ enum Source {
     Decoded,
 }
 
-impl Source {
-    /// The values of a block, and the keys of the next: while one token is computed with what is there, they come; no cache holds them.
-    fn ahead<'a>(self, call: Call<'a>, rows: &Rows, span: &Range<usize>, to: usize) -> [&'a [u8]; 2] {
-        match rows.tokens.len() {
-            1 => {
-                let next = span.end..(span.end + BLOCK).min(to);
-                [call.run(call.v, rows.kv_head, span), call.run(call.k, rows.kv_head, &next)]
-            }
-            _ => [&[]; 2],
-        }
-    }
-}
-
 /// The bytes of f32 numbers.
 fn as_bytes(values: &[f32]) -> &[u8] {
     // SAFETY: every f32 is four bytes, and the borrow goes on.
     unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) }
-}
-
-/// Asks for bytes that will be read soon.
-#[inline(always)]
-fn prefetch<V: F32x8>(bytes: &[u8]) {
-    for line in bytes.chunks(64) {
-        // SAFETY: the arm was detected.
-        unsafe { V::prefetch(line.as_ptr()) };
-    }
 }
 
 /// The queries of `rows`, times the scale, filled up with zeros.
@@ -384,22 +402,24 @@ fn decode_block<V: F32x8, L: Load>(
     }
 }
 
-/// `scores[r][j] = queries[r] · keys[j]` for the keys of a block in `range`, which begins and ends with whole vectors.
+/// `scores[r][j] = queries[r] · keys[j]` for the keys of a block in `range`, which begins and ends with whole vectors. Meanwhile what lies at `ahead` as the keys do
+/// in their block comes into the cache of the processor, which does not guess it.
 #[inline(always)]
 fn score<V: F32x8, L: Load>(
     (queries, keys): (&[f32], &[u8]),
     stride: usize,
     range: Range<usize>,
     scores: &mut [f32],
-    ahead: &[u8],
+    ahead: *const u8,
 ) {
     let n = queries.len() / stride;
     assert!(keys.len() >= range.end * L::bytes(stride) && range.end <= BLOCK && stride.is_multiple_of(LANES));
     assert!(n.is_multiple_of(QUERIES) && scores.len() == n * BLOCK);
-    let steps = range.len() / KEYS;
-    let ahead = ahead.chunks(ahead.len().div_ceil(steps).max(1)).chain(std::iter::repeat(&[][..]));
-    for (j, ahead) in range.step_by(KEYS).zip(ahead) {
-        prefetch::<V>(ahead);
+    for j in range.step_by(KEYS) {
+        for line in (0..KEYS * L::bytes(stride)).step_by(LINE) {
+            // SAFETY: the arm was detected.
+            unsafe { V::prefetch(ahead.wrapping_add(j * L::bytes(stride) + line)) };
+        }
         for r in (0..n).step_by(QUERIES) {
             // SAFETY: so many keys, queries and rows of scores are there (asserted); the arm was detected.
             unsafe {
@@ -484,22 +504,19 @@ fn weigh<V: F32x8>(
     }
 }
 
-/// `sums[r] += Σ_j weights[r][j] · values[j]` for the `j` in `range`, in order.
+/// `sums[r] += Σ_j weights[r][j] · values[j]` for the `j` in `range`, in order. Meanwhile the block that begins at `ahead` comes into the cache of the processor.
 #[inline(always)]
 fn add_values<V: F32x8, L: Load>(
     (weights, values): (&[f32], &[u8]),
     range: Range<usize>,
     sums: &mut [f32],
     stride: usize,
-    ahead: &[u8],
+    ahead: *const u8,
 ) {
     let n = weights.len() / BLOCK;
     assert!(values.len() >= range.end * L::bytes(stride) && range.end <= BLOCK && sums.len() == n * stride);
-    let ahead = ahead
-        .chunks(ahead.len().div_ceil(stride.div_ceil(2 * LANES)).max(1))
-        .chain(std::iter::repeat(&[][..]));
-    for (d, ahead) in (0..stride).step_by(2 * LANES).zip(ahead) {
-        prefetch::<V>(ahead);
+    for d in (0..stride).step_by(2 * LANES) {
+        let ahead = ahead.wrapping_add(BLOCK * L::bytes(d));
         let mut r = 0;
         while r < n {
             // SAFETY: the rows and columns lie in the slices (asserted); the arm was detected.
@@ -507,12 +524,22 @@ fn add_values<V: F32x8, L: Load>(
                 let weights = weights.as_ptr().add(r * BLOCK);
                 let (values, sums) = (values.as_ptr(), sums.as_mut_ptr().add(r * stride + d));
                 match (n - r, stride - d >= 2 * LANES) {
-                    (4.., true) => add_tile::<V, L, 4, 2>(weights, values, range.clone(), sums, (stride, d)),
-                    (3, true) => add_tile::<V, L, 3, 2>(weights, values, range.clone(), sums, (stride, d)),
-                    (2, true) => add_tile::<V, L, 2, 2>(weights, values, range.clone(), sums, (stride, d)),
-                    (_, true) => add_tile::<V, L, 1, 2>(weights, values, range.clone(), sums, (stride, d)),
-                    (4.., false) => add_tile::<V, L, 4, 1>(weights, values, range.clone(), sums, (stride, d)),
-                    _ => add_tile::<V, L, 1, 1>(weights, values, range.clone(), sums, (stride, d)),
+                    (4.., true) => {
+                        add_tile::<V, L, 4, 2>(weights, values, range.clone(), sums, (stride, d), ahead)
+                    }
+                    (3, true) => {
+                        add_tile::<V, L, 3, 2>(weights, values, range.clone(), sums, (stride, d), ahead)
+                    }
+                    (2, true) => {
+                        add_tile::<V, L, 2, 2>(weights, values, range.clone(), sums, (stride, d), ahead)
+                    }
+                    (_, true) => {
+                        add_tile::<V, L, 1, 2>(weights, values, range.clone(), sums, (stride, d), ahead)
+                    }
+                    (4.., false) => {
+                        add_tile::<V, L, 4, 1>(weights, values, range.clone(), sums, (stride, d), ahead)
+                    }
+                    _ => add_tile::<V, L, 1, 1>(weights, values, range.clone(), sums, (stride, d), ahead),
                 }
             };
         }
@@ -531,6 +558,7 @@ unsafe fn add_tile<V: F32x8, L: Load, const R: usize, const W: usize>(
     range: Range<usize>,
     sums: *mut f32,
     (stride, d): (usize, usize),
+    ahead: *const u8,
 ) -> usize {
     // SAFETY: all offsets stay inside the rows, the caller's promise.
     unsafe {
@@ -541,6 +569,7 @@ unsafe fn add_tile<V: F32x8, L: Load, const R: usize, const W: usize>(
             }
         }
         for j in range {
+            V::prefetch(ahead.wrapping_add(j * L::bytes(W * LANES)));
             let mut value = [V::splat(0.0); W];
             for w in 0..W {
                 value[w] = L::load::<V>(values.add(j * L::bytes(stride)), d + w * LANES);

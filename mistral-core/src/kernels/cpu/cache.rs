@@ -31,19 +31,27 @@ fn store(to: &mut [u8], from: &[f32], cache_type: CacheType) {
     }
 }
 
-/// Its scale, then its codes. One element that is no finite number makes the scale none, and so the whole block, so that it shows.
-fn store_block(to: &mut [u8], from: &[f32]) {
+simd_dispatch!(
+    /// Its scale, then its codes. One element that is no finite number makes the scale none, and so the whole block, so that it shows.
+    fn store_block(to: &mut [u8], from: &[f32]) = store_block_body
+);
+
+/// Plain Rust: with the instructions of the arm, rounding is one, and no call.
+#[inline(always)]
+fn store_block_body<V: F32x8>(to: &mut [u8], from: &[f32]) {
     // As integers the magnitudes are in the order of the floats, with infinity and NaN on top.
-    let largest = from.iter().fold(0, |largest, value| (value.to_bits() & 0x7fff_ffff).max(largest));
+    let mut largest = 0;
+    for value in from {
+        largest = largest.max(value.to_bits() & 0x7fff_ffff);
+    }
     let largest = f32::from_bits(largest);
     let (scale, inverse) = if largest > 0.0 { (largest / 127.0, 127.0 / largest) } else { (largest, 0.0) };
     let (scales, codes) = to.split_at_mut(2);
     scales.copy_from_slice(&half::f16::from_f32(scale).to_le_bytes());
     codes.fill(0);
-    codes
-        .iter_mut()
-        .zip(from)
-        .for_each(|(code, value)| *code = (value * inverse).round_ties_even() as i8 as u8);
+    for (code, value) in codes.iter_mut().zip(from) {
+        *code = (value * inverse).round_ties_even() as i8 as u8;
+    }
 }
 
 simd_dispatch!(fn store_f16(to: &mut [u8], from: &[f32]) = store_f16_body);

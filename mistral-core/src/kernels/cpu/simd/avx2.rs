@@ -139,8 +139,8 @@ unsafe impl F32x8 for Avx2 {
             let mut fours = [_mm256_setzero_ps(); 4];
             for i in 0..4 {
                 let (a, b) = (vectors[i].0, vectors[i + 4].0);
-                let low = _mm256_insertf128_ps::<1>(a, _mm256_castps256_ps128(b));
-                fours[i] = _mm256_add_ps(low, _mm256_permute2f128_ps::<0x31>(a, b));
+                let outer = _mm256_blend_ps::<0xf0>(a, b);
+                fours[i] = _mm256_add_ps(outer, _mm256_permute2f128_ps::<0x21>(a, b));
             }
             let mut twos = [_mm256_setzero_ps(); 2];
             for i in 0..2 {
