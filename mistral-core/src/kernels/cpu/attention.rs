@@ -309,6 +309,7 @@ fn attend_body<V: F32x8, L: Load>(
                 Source::Decoded => {
                     let decoded = aligned(&mut scratch.block, BLOCK * stride);
                     decode_block::<V, L>(call, call.k, rows.kv_head, &span, decoded);
+                    // All of it is there: nothing to ask for.
                     let decoded = as_bytes(decoded);
                     score::<V, LoadF32>((queries, decoded), stride, keys, scores, decoded.as_ptr());
                 }
@@ -402,6 +403,27 @@ fn decode_block<V: F32x8, L: Load>(
 mod tests {
     use super::super::cache::cache_write;
     use super::*;
+
+    /// Tasks of several splits, the last of them shorter.
+    #[test]
+    fn a_token_after_many_is_that_token_of_a_batch() {
+        for (cache_type, window) in
+            [(CacheType::F16, None), (CacheType::F32, Some(900)), (CacheType::Q8_0, None)]
+        {
+            let cache = CacheSpec { n_kv_heads: 3, capacity: 1200, head_dim: 16, cache_type };
+            let numbers =
+                |count: usize| -> Vec<f32> { (0..count).map(|i| (i as f32 * 0.37).sin()).collect() };
+            let (mut k, mut v) = (vec![0; cache.bytes()], vec![0; cache.bytes()]);
+            cache_write(&mut k, &numbers(1200 * 3 * 16), &cache, 0);
+            cache_write(&mut v, &numbers(1201 * 3 * 16)[48..], &cache, 0);
+            let q = numbers(2 * 6 * 16);
+            let spec = |start| AttentionSpec { n_heads: 6, start, window, scale: 0.25, cache: cache.clone() };
+            let both = attention(&q, &k, &v, &spec(1198));
+            let alone = attention(&q[6 * 16..], &k, &v, &spec(1199));
+            let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+            assert_eq!(bits(&alone), bits(&both[6 * 16..]), "{cache_type:?}");
+        }
+    }
 
     #[test]
     fn nothing_stays_in_the_scratch_of_a_thread() {
