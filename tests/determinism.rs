@@ -168,8 +168,8 @@ fn model_of(folder: &TempFolder, format: Format) -> PathBuf {
 fn the_same_tokens_with_any_threads_alone_and_among_others() {
     let folder = TempFolder::new_in(Path::new(env!("CARGO_TARGET_TMPDIR"))).unwrap();
     let cases = cases(random_prompts(320), 10);
-    // Packed blocks with activations of 8 bits, and numbers with f32.
-    for format in [Format::Q4_0, Format::F16] {
+    // Packed blocks and those of a file with activations of 8 bits, and numbers with f32.
+    for format in [Format::Q4_0, Format::Q8_0, Format::F16] {
         holds(&model_of(&folder, format), &ModelOptions::default(), &cases);
     }
 }
@@ -180,7 +180,7 @@ fn where_the_weights_lie_changes_nothing() {
     let folder = TempFolder::new_in(Path::new(env!("CARGO_TARGET_TMPDIR"))).unwrap();
     let path = folder.path().join("larger.gguf");
     let larger = ModelConfig { dim: 512, head_dim: 128, hidden_dim: 2048, ..config() };
-    write_random_gguf(&path, &larger, Format::Q8_0, 5).unwrap();
+    write_random_gguf(&path, &larger, Format::Q4_0, 5).unwrap();
     let open = |large_pages| {
         let options = ModelOptions { large_pages, ..ModelOptions::default() };
         Model::open(&path, &options, &mut Control::none()).unwrap()

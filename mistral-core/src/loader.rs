@@ -185,7 +185,7 @@ impl<'a> Loader<'a, '_> {
     }
 }
 
-/// Most block formats are interleaved in memory of our own, as large as the original; everything else is multiplied from the mapped file, or
+/// Most block formats are interleaved in memory of our own, as large as the original; `Q8_0` and numbers are multiplied from the mapped file, or
 /// copied to a device with memory of its own, in as many parts as it asks for.
 fn place(
     view: &TensorView<'_>,
@@ -198,7 +198,7 @@ fn place(
     let quantize =
         options.quantize.filter(|to| !view.format.is_quantized() && cols.is_multiple_of(to.block_len()));
     let device = &on.device;
-    let (format, layout) = kernels::form(quantize.unwrap_or(view.format), device);
+    let (format, layout) = kernels::form(quantize.unwrap_or(view.format), quantize.is_none(), device);
     let stored = device::stored(device);
     let spec = |range: Range<usize>| {
         let scale = view.scale.as_ref().filter(|_| layout == Layout::Rows);

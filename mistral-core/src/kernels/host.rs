@@ -178,13 +178,12 @@ fn linear<B: Host>(x: FloatTensor<B>, weights: &[IntTensor<B>], specs: &[LinearS
     let mut outs: Vec<Vec<f32>> = specs.iter().map(|spec| vec![0.0; m * spec.rows]).collect();
     let (mut packed, mut dense) = (Vec::new(), Vec::new());
     for ((weight, spec), out) in weights.iter().zip(specs).zip(&mut outs) {
-        let &LinearSpec { format, rows, cols, .. } = spec;
+        let &LinearSpec { format, layout, rows, cols, .. } = spec;
         let (data, scale) = (B::bytes(weight), spec.scale.as_deref());
-        match spec.layout {
-            Layout::Packed => packed.push((packed::PackedMatrix { format, rows, cols, data }, &mut out[..])),
-            Layout::Rows => {
-                dense.push((dense::DenseMatrix { format, rows, cols, data, scale }, &mut out[..]))
-            }
+        if layout == Layout::Packed || packed::multiplies_rows(format) {
+            packed.push((packed::BlockMatrix { format, layout, rows, cols, data }, &mut out[..]));
+        } else {
+            dense.push((dense::DenseMatrix { format, rows, cols, data, scale }, &mut out[..]));
         }
     }
     let activation = specs.first().map(|spec| spec.activation).unwrap_or_default();

@@ -278,16 +278,13 @@ pub trait Kernels: Backend {
     }
 }
 
-/// The form in which a device multiplies matrices of a format: as they stand in the file, packed, or expanded to f32.
-pub fn form(format: Format, device: &Device) -> (Format, Layout) {
-    if cpu::packed::has_packed_form(format) {
+/// The form in which a device multiplies matrices of a format: as they stand in the file (`in_file`, unless they are made while loading), packed, or expanded to f32.
+pub fn form(format: Format, in_file: bool, device: &Device) -> (Format, Layout) {
+    let host = device::stored(device) == DType::U8;
+    if cpu::packed::has_packed_form(format) && !(host && in_file && cpu::packed::multiplies_rows(format)) {
         return (format, Layout::Packed);
     }
-    if device::stored(device) == DType::U8 {
-        (format, Layout::Rows)
-    } else {
-        (device_form(format), Layout::Rows)
-    }
+    if host { (format, Layout::Rows) } else { (device_form(format), Layout::Rows) }
 }
 
 /// The format in which a device with memory of its own holds matrices of `format`.

@@ -36,7 +36,8 @@ pub(super) fn decode(data: &[u8], spec: &LinearSpec) -> Vec<f32> {
     match spec.layout {
         Layout::Rows => spec.format.dequantize(data, &mut w).expect("the loader checked the length"),
         Layout::Packed => {
-            let matrix = packed::PackedMatrix { format: spec.format, rows: spec.rows, cols: spec.cols, data };
+            let &LinearSpec { format, layout, rows, cols, .. } = spec;
+            let matrix = packed::BlockMatrix { format, layout, rows, cols, data };
             w.chunks_exact_mut(spec.cols).enumerate().for_each(|(row, w)| matrix.unpack_row(row, w));
         }
     }

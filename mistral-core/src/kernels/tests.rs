@@ -3,7 +3,7 @@
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, Flex, TensorData, read_sync};
 
-use super::cpu::packed::{has_packed_form, packed_len, repack};
+use super::cpu::packed::{has_packed_form, multiplies_rows, packed_len, repack};
 use super::*;
 use crate::testing::Random;
 
@@ -62,32 +62,35 @@ fn check_linear<B: Kernels>() {
     for format in Format::all() {
         let cols = if format.is_quantized() { 3 * format.block_len() } else { 43 };
         for (rows, scale) in [(1, scalar()), (7, per_row(7)), (35, blocks(35, cols))] {
-            let data = Random::new(rows as u64).tensor("w", format, &[rows, cols]).bytes;
-            let (layout, data) = match has_packed_form(format) {
-                false => (Layout::Rows, data),
-                true => {
-                    let mut out = vec![0; packed_len(format, rows, cols).unwrap()];
-                    repack(format, rows, cols, &data, &mut out).unwrap();
-                    (Layout::Packed, out)
-                }
-            };
+            let file = Random::new(rows as u64).tensor("w", format, &[rows, cols]).bytes;
+            let mut forms = Vec::new();
+            if has_packed_form(format) {
+                let mut out = vec![0; packed_len(format, rows, cols).unwrap()];
+                repack(format, rows, cols, &file, &mut out).unwrap();
+                forms.push((Layout::Packed, out));
+            }
+            if !has_packed_form(format) || multiplies_rows(format) {
+                forms.push((Layout::Rows, file));
+            }
             let scale = (format == Format::F8E4M3).then(|| Arc::new(scale));
-            for activation in [Activation::F32, Activation::Int8] {
+            let both = [Activation::F32, Activation::Int8];
+            for ((layout, data), activation) in forms.iter().flat_map(|form| both.map(|a| (form, a))) {
+                let layout = *layout;
                 let spec = LinearSpec { format, layout, rows, cols, scale: scale.clone(), activation };
                 for m in [1, 2, 5, 33] {
                     let x = || floats::<B>(random(m * cols, 7), &[m, cols]);
-                    let weight = || bytes::<B>(&data);
+                    let weight = || bytes::<B>(data);
                     let mut got = <B as Kernels>::linear(x(), Weights::One(weight()), vec![spec.clone()]);
                     let got = values::<B>(got.remove(0));
                     let three = Weights::Three(weight(), weight(), weight());
                     for again in <B as Kernels>::linear(x(), three, vec![spec.clone(); 3]) {
                         assert_eq!(got, values::<B>(again), "three matrices in one call");
                     }
-                    let want = values::<B>(reference::linear::<B>(x(), bytes::<B>(&data), spec.clone()));
+                    let want = values::<B>(reference::linear::<B>(x(), bytes::<B>(data), spec.clone()));
                     let what = format!("{format:?} {activation:?} [{m}, {cols}] x {rows}");
-                    let int8 = activation == Activation::Int8 && layout == Layout::Packed;
+                    let int8 = activation == Activation::Int8 && has_packed_form(format);
                     let share = if int8 { HALF_A_STEP } else { F32_TOLERANCE };
-                    assert_within(&got, &want, &reference::decode(&data, &spec), cols, share, &what);
+                    assert_within(&got, &want, &reference::decode(data, &spec), cols, share, &what);
                 }
             }
         }
@@ -145,6 +148,20 @@ fn check_elementwise<B: Kernels>() {
 #[test]
 fn norms_rotations_and_gates_equal_tensor_operations() {
     on_every_backend!(check_elementwise);
+}
+
+/// Made while loading there is no file to multiply from; of a format that needs interleaving, none is multiplied from.
+#[test]
+fn what_stands_in_a_file_is_packed_only_if_that_is_faster() {
+    let device = device::open("cpu", 0).unwrap().device;
+    for (format, in_file, layout) in [
+        (Format::Q8_0, true, Layout::Rows),
+        (Format::Q8_0, false, Layout::Packed),
+        (Format::Q4_0, true, Layout::Packed),
+        (Format::F16, true, Layout::Rows),
+    ] {
+        assert_eq!(form(format, in_file, &device), (format, layout));
+    }
 }
 
 /// What is done in one step has the bits of the two that it stands for.

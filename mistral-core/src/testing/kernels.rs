@@ -8,15 +8,17 @@ use crate::error::{Error, Result};
 use crate::kernels::cpu::attention::attention;
 use crate::kernels::cpu::cache::cache_write;
 use crate::kernels::cpu::packed::{
-    Arena, Arm, DOT_PEAK_PRODUCTS, PackedBytes, PackedMatrix, dot_peak, linear_on, packed_len, repack,
+    Arena, Arm, BlockMatrix, DOT_PEAK_PRODUCTS, PackedBytes, dot_peak, linear_on, multiplies_rows,
+    packed_len, repack,
 };
 use crate::kernels::cpu::pool::Pool;
-use crate::kernels::{Activation, AttentionSpec, CacheSpec};
+use crate::kernels::{Activation, AttentionSpec, CacheSpec, Layout};
 use crate::quant::Format;
 
-/// A matrix `[rows, cols]` of random blocks, in packed form, and the threads that multiply by it.
+/// A matrix `[rows, cols]` of random blocks, in the form in which a processor multiplies a file's, and the threads that multiply by it.
 pub struct KernelCase {
     format: Format,
+    layout: Layout,
     rows: usize,
     cols: usize,
     data: PackedBytes,
@@ -41,12 +43,19 @@ impl KernelCase {
         let mut blocks = vec![0; format.row_bytes(cols)? * rows];
         blocks.fill_with(|| random.bits() as u8);
         let mut arena = Arena::default();
-        let mut data = arena.zeroed(packed_len(format, rows, cols)?)?;
-        repack(format, rows, cols, &blocks, &mut data)?;
-        arena.into_large_pages().wait();
+        let layout = if multiplies_rows(format) { Layout::Rows } else { Layout::Packed };
+        let mut data;
+        if layout == Layout::Rows {
+            data = arena.zeroed(blocks.len())?;
+            data.copy_from_slice(&blocks);
+        } else {
+            data = arena.zeroed(packed_len(format, rows, cols)?)?;
+            repack(format, rows, cols, &blocks, &mut data)?;
+            arena.into_large_pages().wait();
+        }
         let pool =
             Pool::new(threads).map_err(|e| Error::limit("threads", threads.to_string(), e.to_string()))?;
-        Ok(Self { format, rows, cols, data, pool: Arc::new(pool) })
+        Ok(Self { format, layout, rows, cols, data, pool: Arc::new(pool) })
     }
 
     /// Bytes of the matrix.
@@ -61,7 +70,8 @@ impl KernelCase {
     pub fn run(&self, arm_name: &str, activation: Activation, x: &[f32], m: usize) -> Result<()> {
         let arm = arm(arm_name)?;
         let mut out = vec![0.0; m * self.rows];
-        let matrix = PackedMatrix { format: self.format, rows: self.rows, cols: self.cols, data: &self.data };
+        let &Self { format, layout, rows, cols, ref data, .. } = self;
+        let matrix = BlockMatrix { format, layout, rows, cols, data };
         self.pool.scope(None, || linear_on(arm, activation, x, m, vec![(matrix, &mut out)]));
         black_box(out);
         Ok(())

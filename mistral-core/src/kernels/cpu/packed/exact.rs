@@ -4,24 +4,18 @@
 //! Every output is two running sums, over the even and over the odd columns, in order, and then their sum.
 
 use super::formats::{BlockFormat, Scales};
-use super::kernel::Tile;
-use super::layout::{BLOCK, CHUNK, GROUP_ROWS, chunk_bytes, code_bytes, header_bytes};
+use super::kernel::{BLOCKS, Chunk, Tile};
+use super::layout::{BLOCK, CHUNK, GROUP_ROWS};
 use super::simd::Simd;
 
-/// A chunk of weights as f32, column by column.
-type Expanded = [[f32; GROUP_ROWS]; CHUNK];
-
-/// Expands a chunk of `cols` columns.
+/// Expands a chunk of weights.
 #[inline(always)]
-fn expand<S: Simd, F: BlockFormat>(simd: S, chunk: &[u8], cols: usize, out: &mut Expanded) {
-    let blocks = cols / BLOCK;
-    let (header, codes) = chunk.split_at(header_bytes(F::FORMAT, blocks));
-    let mut scales = [Scales::ZERO; CHUNK / BLOCK];
-    F::scales(simd, header, &mut scales);
+fn expand<S: Simd, F: BlockFormat>(simd: S, chunk: &Chunk<'_>, out: &mut [[f32; GROUP_ROWS]]) {
+    let mut scales = [Scales::ZERO; BLOCKS];
+    chunk.scales::<S, F>(simd, &mut scales);
     let zero = F::CODES.zero.map_or(0.0, |zero| -f32::from(zero));
-    let blocks = codes.chunks_exact(code_bytes(F::FORMAT));
-    for ((block, scales), out) in blocks.zip(&scales).zip(out.as_chunks_mut::<BLOCK>().0) {
-        let codes = F::codes(simd, block);
+    for (b, (scales, out)) in scales.iter().zip(out.as_chunks_mut::<BLOCK>().0).enumerate() {
+        let codes = chunk.codes::<S, F>(simd, b);
         for (g, (codes, out)) in codes.into_iter().zip(out.as_chunks_mut::<4>().0).enumerate() {
             let half = if F::HALVES { g / 4 } else { 0 };
             let scale = simd.load_floats(&scales.scales[half]);
@@ -44,9 +38,9 @@ pub(super) fn exact<S: Simd, F: BlockFormat>(simd: S, tile: &Tile<'_>, x: &[f32]
     let x = &x[tile.m.start * tile.cols..tile.m.end * tile.cols];
     for group in tile.groups.clone() {
         sums.fill([[0.0; GROUP_ROWS]; 2]);
-        for (c, chunk) in tile.group(group).chunks(chunk_bytes(F::FORMAT, CHUNK)).enumerate() {
+        for c in 0..tile.chunks() {
             let cols = CHUNK.min(tile.cols - c * CHUNK);
-            expand::<S, F>(simd, chunk, cols, &mut expanded);
+            expand::<S, F>(simd, &tile.chunk::<F>(group, c), &mut expanded[..cols]);
             by_rows(simd, &expanded[..cols], (&x[c * CHUNK..], tile.cols), &mut sums);
         }
         for (m, [even, odd]) in sums.iter().enumerate() {

@@ -8,14 +8,18 @@ use std::ops::Range;
 use super::activations::ActivationBlock;
 use super::formats::{BlockFormat, Scales};
 use super::layout::{BLOCK, CHUNK, GROUP_ROWS, chunk_bytes, code_bytes, group_bytes, header_bytes};
+use super::rows::{self, ROW_CHUNK, RowBlock, RowsChunk};
 use super::simd::Simd;
+use crate::kernels::Layout;
 use crate::quant::Format;
 
 /// Blocks of a chunk.
-const BLOCKS: usize = CHUNK / BLOCK;
+pub(super) const BLOCKS: usize = CHUNK / BLOCK;
 /// Rows of activations in a tile of the prefill kernel. Fewer rows are streamed: the weights are unpacked into registers, and
 /// not kept.
 pub(super) const TILE_ROWS: usize = 4;
+/// Bytes that a cache fetches at a time.
+const LINE: usize = 64;
 
 /// Where results go: `[m, rows]`, row-major, written by several tasks at disjoint places.
 #[derive(Clone, Copy)]
@@ -35,6 +39,11 @@ impl Output {
         Self { start: out.as_mut_ptr(), len: out.len(), rows }
     }
 
+    /// Outputs for each row of activations.
+    pub fn rows(self) -> usize {
+        self.rows
+    }
+
     /// Where the results of the 16 rows of `group` go for activation row `m`, and how many of those rows the matrix has.
     #[inline(always)]
     fn place(self, m: usize, group: usize) -> (*mut f32, usize) {
@@ -50,8 +59,9 @@ impl Output {
 /// A rectangle of the output: what one task computes.
 pub(super) struct Tile<'a> {
     pub format: Format,
+    pub layout: Layout,
     pub cols: usize,
-    /// The packed matrix.
+    /// The matrix.
     pub data: &'a [u8],
     /// Groups of 16 rows of the matrix.
     pub groups: Range<usize>,
@@ -60,10 +70,109 @@ pub(super) struct Tile<'a> {
     pub out: Output,
 }
 
+/// The blocks of a chunk: packed, or as they stand in the file.
+#[allow(clippy::large_enum_variant, reason = "each is made once a chunk and lies on the stack of its loop")]
+pub(super) enum Chunk<'a> {
+    Packed { header: &'a [u8], codes: &'a [u8] },
+    Rows(RowsChunk<'a>),
+}
+
+impl Chunk<'_> {
+    /// The scales of its blocks.
+    #[inline(always)]
+    pub fn scales<S: Simd, F: BlockFormat>(&self, simd: S, out: &mut [Scales; BLOCKS]) {
+        match self {
+            Self::Packed { header, .. } => F::scales(simd, header, out),
+            Self::Rows(rows) => rows::scales(simd, rows, out),
+        }
+    }
+
+    /// The codes of block `block`.
+    #[inline(always)]
+    pub fn codes<S: Simd, F: BlockFormat>(&self, simd: S, block: usize) -> [S::Bytes; 8] {
+        let size = code_bytes(F::FORMAT);
+        match self {
+            Self::Packed { codes, .. } => F::codes(simd, &codes[block * size..][..size]),
+            Self::Rows(rows) => rows::codes(simd, rows, block),
+        }
+    }
+}
+
+/// What will be read next.
+struct Ahead<'a> {
+    bytes: &'a [u8],
+    /// Lines to ask for.
+    lines: usize,
+    /// How far apart they are, sixteen by sixteen: those of sixteen rows, or of one run.
+    row: usize,
+}
+
+impl Ahead<'_> {
+    #[inline(always)]
+    fn line(&self, line: usize) -> &[u8] {
+        let lines = if self.row == LINE { GROUP_ROWS * LINE } else { LINE };
+        self.bytes.get(line % GROUP_ROWS * self.row + line / GROUP_ROWS * lines..).unwrap_or_default()
+    }
+}
+
 impl Tile<'_> {
-    pub fn group(&self, group: usize) -> &[u8] {
+    /// A group of a packed matrix.
+    fn group(&self, group: usize) -> &[u8] {
         let size = group_bytes(self.format, self.cols);
         &self.data[group * size..][..size]
+    }
+
+    /// The rows of the matrix.
+    pub fn rows(&self) -> Range<usize> {
+        self.groups.start * GROUP_ROWS..self.out.rows.min(self.groups.end * GROUP_ROWS)
+    }
+
+    /// A row of a matrix that stands as in its file.
+    #[inline(always)]
+    pub fn row(&self, row: usize) -> &[RowBlock] {
+        let blocks = self.cols / BLOCK;
+        &self.data.as_chunks().0[row * blocks..][..blocks]
+    }
+
+    /// How many chunks a group has.
+    pub fn chunks(&self) -> usize {
+        self.cols.div_ceil(CHUNK)
+    }
+
+    /// A chunk of a group.
+    #[inline(always)]
+    pub fn chunk<F: BlockFormat>(&self, group: usize, chunk: usize) -> Chunk<'_> {
+        if rows::multiplies_rows(F::FORMAT) && self.layout == Layout::Rows {
+            return Chunk::Rows(rows::chunk(self, group, chunk));
+        }
+        let at = chunk * chunk_bytes(F::FORMAT, CHUNK);
+        let cols = CHUNK.min(self.cols - chunk * CHUNK);
+        let chunk = &self.group(group)[at..][..chunk_bytes(F::FORMAT, cols)];
+        let (header, codes) = chunk.split_at(header_bytes(F::FORMAT, cols / BLOCK));
+        Chunk::Packed { header, codes }
+    }
+
+    /// The chunk after a chunk.
+    #[inline(always)]
+    fn ahead<F: BlockFormat>(&self, group: usize, chunk: usize) -> Ahead<'_> {
+        let (group, chunk) = if chunk + 1 < self.chunks() { (group, chunk + 1) } else { (group + 1, 0) };
+        let (at, lines, row) = if rows::multiplies_rows(F::FORMAT) && self.layout == Layout::Rows {
+            let row = self.cols / BLOCK * size_of::<RowBlock>();
+            (group * GROUP_ROWS * row + chunk * ROW_CHUNK, ROW_CHUNK.div_ceil(LINE) * GROUP_ROWS, row)
+        } else {
+            let size = chunk_bytes(F::FORMAT, CHUNK);
+            (group * group_bytes(F::FORMAT, self.cols) + chunk * size, size / LINE, LINE)
+        };
+        Ahead { bytes: self.data.get(at..).unwrap_or_default(), lines, row }
+    }
+
+    /// Writes one result.
+    #[inline(always)]
+    pub fn write_one(&self, m: usize, row: usize, value: f32) {
+        let at = m * self.out.rows + row;
+        assert!(row < self.out.rows && at < self.out.len, "a task beyond its output");
+        // SAFETY: in bounds by the assertion. Tasks are given disjoint tiles, and the call that made them borrows the output until all are done.
+        unsafe { *self.out.start.add(at) = value };
     }
 
     #[inline(always)]
@@ -92,6 +201,9 @@ pub(super) fn integer<S: Simd, F: BlockFormat, const R: usize>(
     let activations = &activations[tile.m.start / R * blocks..tile.m.end.div_ceil(R) * blocks];
     if R == TILE_ROWS && tile.m.len() > R {
         return by_panels::<S, F, R>(simd, tile, activations);
+    }
+    if rows::multiplies_rows(F::FORMAT) && tile.layout == Layout::Rows {
+        return rows::integer(simd, tile, activations);
     }
     let mut scales = [[Scales::ZERO; BLOCKS]; STREAMS];
     let (first, apart) = (tile.groups.start, tile.groups.len() / STREAMS);
@@ -278,16 +390,13 @@ fn by_panels<S: Simd, F: BlockFormat, const R: usize>(
     let mut sums = vec![[[0.0; GROUP_ROWS]; R]; tile.m.len().div_ceil(R)];
     for group in tile.groups.clone() {
         sums.fill([[0.0; GROUP_ROWS]; R]);
-        let mut first = 0;
-        let mut ahead = &tile.data[group * group_bytes(F::FORMAT, tile.cols)..];
-        for packed in tile.group(group).chunks(chunk_bytes(F::FORMAT, CHUNK)) {
-            ahead = &ahead[packed.len()..];
-            let mut next = ahead[..ahead.len().min(chunk_bytes(F::FORMAT, CHUNK))].chunks(64);
-            let lines = next.len().div_ceil(sums.len());
+        for chunk in 0..tile.chunks() {
+            let first = chunk * BLOCKS;
             let panel = &mut panel[..BLOCKS.min(per_tile - first)];
-            unpack_panel::<S, F>(simd, packed, panel);
+            unpack_panel::<S, F>(simd, &tile.chunk::<F>(group, chunk), panel);
             let activations = &activations[first..];
-            let mut t = 0;
+            let ahead = tile.ahead::<F>(group, chunk);
+            let (mut t, mut line, lines) = (0, 0, ahead.lines.div_ceil(sums.len()));
             if S::TILES == 2 {
                 while t + 2 <= sums.len() {
                     let tiles = [
@@ -300,15 +409,13 @@ fn by_panels<S: Simd, F: BlockFormat, const R: usize>(
             }
             while t < sums.len() {
                 for _ in 0..lines {
-                    if let Some(line) = next.next() {
-                        simd.prefetch(line);
-                    }
+                    simd.prefetch(ahead.line(line));
+                    line += 1;
                 }
                 let tiles = [&activations[t * per_tile..][..panel.len()]];
                 panel_by_tiles::<S, F, R, 1>(simd, panel, tiles, &mut dots, &mut sums[t..]);
                 t += 1;
             }
-            first += panel.len();
         }
         for (m, sums) in tile.m.clone().zip(sums.as_flattened()) {
             tile.write(simd, m, group, simd.load_floats(sums));
@@ -317,13 +424,11 @@ fn by_panels<S: Simd, F: BlockFormat, const R: usize>(
 }
 
 #[inline(always)]
-fn unpack_panel<S: Simd, F: BlockFormat>(simd: S, chunk: &[u8], panel: &mut [PanelBlock<S>]) {
+fn unpack_panel<S: Simd, F: BlockFormat>(simd: S, chunk: &Chunk<'_>, panel: &mut [PanelBlock<S>]) {
     let mut scales = [Scales::ZERO; BLOCKS];
-    let (header, codes) = chunk.split_at(header_bytes(F::FORMAT, panel.len()));
-    F::scales(simd, header, &mut scales);
-    let blocks = codes.chunks_exact(code_bytes(F::FORMAT)).zip(&scales);
-    for (to, (block, scales)) in panel.iter_mut().zip(blocks) {
-        to.set::<F>(simd, scales, &F::codes(simd, block));
+    chunk.scales::<S, F>(simd, &mut scales);
+    for (b, (to, scales)) in panel.iter_mut().zip(&scales).enumerate() {
+        to.set::<F>(simd, scales, &chunk.codes::<S, F>(simd, b));
     }
 }
 

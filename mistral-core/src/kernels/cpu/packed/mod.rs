@@ -1,6 +1,6 @@
 //! Linear layers on quantised weights, for the processor: `out[i, j] = Σ_k x[i, k] · w[j, k]`.
 //!
-//! Weights are repacked once ([`repack`], layout in `layout.rs`) and then read once per call, at about the speed of memory;
+//! Weights are repacked once ([`repack`], layout in `layout.rs`) or stand as in their file (`rows.rs`), and are read once per call, at about the speed of memory;
 //! activations are quantised to 8 bits per block of 32, or stay f32 ([`Activation`]). The kernels are written once (`kernel.rs`,
 //! `exact.rs`) over a few vector operations (`simd/`) and format parts (`formats.rs`). An output does not depend on the number of threads,
 //! on the other rows of the batch, nor on the instruction set: all arms give the same bits.
@@ -11,6 +11,7 @@ mod formats;
 mod kernel;
 mod layout;
 mod memory;
+mod rows;
 mod simd;
 #[cfg(test)]
 mod tests;
@@ -20,6 +21,7 @@ use std::ops::Range;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use super::pool;
+use crate::kernels::Layout;
 use crate::quant::Format;
 use activations::{ActivationBlock, Zero};
 use formats::BlockFormat;
@@ -27,6 +29,7 @@ use kernel::{Output, STREAMS, TILE_ROWS, Tile};
 use layout::BLOCK;
 pub use layout::{GROUP_ROWS, has_packed_form, packed_len, repack};
 pub use memory::{Arena, LargePages, PackedBytes, populate};
+pub use rows::multiplies_rows;
 #[cfg(target_arch = "aarch64")]
 use simd::neon::{self, Neon};
 use simd::scalar::Scalar;
@@ -44,33 +47,49 @@ pub enum Activation {
     F32,
 }
 
-/// A matrix `[rows, cols]` in packed form.
+/// A matrix `[rows, cols]` of blocks.
 #[derive(Clone, Copy, Debug)]
-pub struct PackedMatrix<'a> {
-    /// The format that it was packed from.
+pub struct BlockMatrix<'a> {
+    /// The format that it has, or was packed from.
     pub format: Format,
+    /// Whether it is packed, or stands as in a file, which [`multiplies_rows`] says is possible.
+    pub layout: Layout,
     /// Outputs.
     pub rows: usize,
     /// Inputs.
     pub cols: usize,
-    /// What [`repack`] wrote, [`packed_len`] bytes; fastest if it starts at a multiple of 64.
+    /// What [`repack`] wrote, [`packed_len`] bytes, fastest if it starts at a multiple of 64; or rows of blocks, at any address.
     pub data: &'a [u8],
 }
 
-impl PackedMatrix<'_> {
+impl BlockMatrix<'_> {
     /// Expands row `row` to f32, exactly as [`Format::dequantize`] would: a row of an embedding table.
     ///
     /// # Panics
-    /// If `row`, `out` or the matrix's own parts do not fit each other.
+    /// If `row`, `out` or the matrix's own parts do not fit each other, or it is not packed.
     pub fn unpack_row(&self, row: usize, out: &mut [f32]) {
         self.check();
+        assert_eq!(self.layout, Layout::Packed);
         assert_eq!(out.len(), self.cols, "a row has as many elements as the matrix has columns");
         layout::unpack_row(self.format, self.rows, self.data, row, out);
     }
 
     fn check(&self) {
-        let expected = packed_len(self.format, self.rows, self.cols);
-        assert_eq!(expected.ok(), Some(self.data.len()), "packed bytes of [{}, {}]", self.rows, self.cols);
+        let expected = match self.layout {
+            Layout::Packed => packed_len(self.format, self.rows, self.cols).ok(),
+            Layout::Rows if multiplies_rows(self.format) => {
+                self.format.row_bytes(self.cols).ok().and_then(|row| row.checked_mul(self.rows))
+            }
+            Layout::Rows => None,
+        };
+        assert_eq!(
+            expected,
+            Some(self.data.len()),
+            "bytes of [{}, {}], {:?}",
+            self.rows,
+            self.cols,
+            self.layout
+        );
     }
 }
 
@@ -157,7 +176,7 @@ pub fn arm_name() -> &'static str {
 ///
 /// # Panics
 /// If a slice does not fit the shapes.
-pub fn linear(activation: Activation, x: &[f32], m: usize, products: Vec<(PackedMatrix<'_>, &mut [f32])>) {
+pub fn linear(activation: Activation, x: &[f32], m: usize, products: Vec<(BlockMatrix<'_>, &mut [f32])>) {
     linear_on(Arm::best(), activation, x, m, products);
 }
 
@@ -166,7 +185,7 @@ pub(crate) fn linear_on(
     activation: Activation,
     x: &[f32],
     m: usize,
-    products: Vec<(PackedMatrix<'_>, &mut [f32])>,
+    products: Vec<(BlockMatrix<'_>, &mut [f32])>,
 ) {
     let products: Vec<_> = products
         .into_iter()
@@ -194,7 +213,7 @@ fn integer<const R: usize>(
     arm: Arm,
     x: &[f32],
     m: usize,
-    products: &[(PackedMatrix<'_>, Output)],
+    products: &[(BlockMatrix<'_>, Output)],
     operand: for<'a> fn(&'a [ActivationBlock<R>]) -> Operand<'a>,
 ) {
     let mut quantized: Vec<(Zero, Vec<ActivationBlock<R>>)> = Vec::new();
@@ -285,7 +304,7 @@ const TASKS_PER_THREAD: usize = 8;
 
 /// The tasks of one matrix of a call.
 struct Part<'a> {
-    w: PackedMatrix<'a>,
+    w: BlockMatrix<'a>,
     out: Output,
     operand: Operand<'a>,
     /// Groups of rows of a task.
@@ -300,7 +319,7 @@ struct Part<'a> {
 fn by_tiles<'a>(
     arm: Arm,
     m: usize,
-    products: &[(PackedMatrix<'a>, Output)],
+    products: &[(BlockMatrix<'a>, Output)],
     operand: &dyn Fn(Format) -> Operand<'a>,
 ) {
     let total: usize = products.iter().map(|(w, _)| w.data.len()).sum();
@@ -325,6 +344,7 @@ fn by_tiles<'a>(
         let (first, m_first) = (task % part.across * part.groups, task / part.across * m_block);
         let tile = Tile {
             format: part.w.format,
+            layout: part.w.layout,
             cols: part.w.cols,
             data: part.w.data,
             groups: first..part.w.rows.div_ceil(GROUP_ROWS).min(first + part.groups),

@@ -2,6 +2,13 @@
 
 use super::*;
 
+/// Every form in which blocks are multiplied.
+fn forms() -> impl Iterator<Item = (Format, Layout)> {
+    let rows = FORMATS.into_iter().filter(|format| multiplies_rows(*format));
+    let packed = FORMATS.into_iter().map(|format| (format, Layout::Packed));
+    packed.chain(rows.map(|format| (format, Layout::Rows)))
+}
+
 const FORMATS: [Format; 10] = [
     Format::Q4_0,
     Format::Q4_1,
@@ -51,27 +58,38 @@ impl Random {
     }
 }
 
-/// A random matrix: its rows in f32, and packed.
+/// A random matrix: its rows in f32, and as it is multiplied.
 struct Case {
     format: Format,
+    layout: Layout,
     rows: usize,
     cols: usize,
     dense: Vec<f32>,
-    packed: Vec<u8>,
+    data: Vec<u8>,
 }
 
 impl Case {
-    fn new(format: Format, rows: usize, cols: usize) -> Self {
-        let src = Random(rows as u64 * 1000 + cols as u64).blocks(format, rows * cols);
-        let mut dense = vec![0.0; rows * cols];
-        format.dequantize(&src, &mut dense).unwrap();
-        let mut packed = vec![0xaa; packed_len(format, rows, cols).unwrap()];
-        repack(format, rows, cols, &src, &mut packed).unwrap();
-        Self { format, rows, cols, dense, packed }
+    fn new(form: (Format, Layout), rows: usize, cols: usize) -> Self {
+        let src = Random(rows as u64 * 1000 + cols as u64).blocks(form.0, rows * cols);
+        Self::of(form, rows, cols, src)
     }
 
-    fn matrix(&self) -> PackedMatrix<'_> {
-        PackedMatrix { format: self.format, rows: self.rows, cols: self.cols, data: &self.packed }
+    fn of((format, layout): (Format, Layout), rows: usize, cols: usize, src: Vec<u8>) -> Self {
+        let mut dense = vec![0.0; rows * cols];
+        format.dequantize(&src, &mut dense).unwrap();
+        let data = if layout == Layout::Rows {
+            src
+        } else {
+            let mut packed = vec![0xaa; packed_len(format, rows, cols).unwrap()];
+            repack(format, rows, cols, &src, &mut packed).unwrap();
+            packed
+        };
+        Self { format, layout, rows, cols, dense, data }
+    }
+
+    fn matrix(&self) -> BlockMatrix<'_> {
+        let &Self { format, layout, rows, cols, ref data, .. } = self;
+        BlockMatrix { format, layout, rows, cols, data }
     }
 
     fn linear(&self, arm: Arm, activation: Activation, x: &[f32], m: usize) -> Vec<f32> {
@@ -93,6 +111,14 @@ impl Case {
     }
 }
 
+fn packed(format: Format) -> (Format, Layout) {
+    (format, Layout::Packed)
+}
+
+fn name(form: (Format, Layout)) -> String {
+    format!("{} {:?}", form.0.name(), form.1)
+}
+
 fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|value| value.to_bits()).collect()
 }
@@ -111,7 +137,7 @@ fn shapes(format: Format) -> Vec<(usize, usize)> {
 fn unpacks_what_was_packed() {
     for format in FORMATS {
         for (rows, cols) in shapes(format) {
-            let case = Case::new(format, rows, cols);
+            let case = Case::new(packed(format), rows, cols);
             for (row, expected) in case.dense.chunks_exact(cols).enumerate() {
                 let mut found = vec![f32::NAN; cols];
                 case.matrix().unpack_row(row, &mut found);
@@ -147,15 +173,15 @@ fn packed_bytes_are_nearly_as_many_as_in_the_file() {
 
 #[test]
 fn f32_activations_give_the_exact_product() {
-    for format in FORMATS {
-        for (rows, cols) in shapes(format) {
-            let case = Case::new(format, rows, cols);
+    for form in forms() {
+        for (rows, cols) in shapes(form.0) {
+            let case = Case::new(form, rows, cols);
             for m in [1, 2, 3, 9] {
                 let x = Random(m as u64).floats(m * cols);
                 let found = case.linear(Arm::best(), Activation::F32, &x, m);
                 for (found, (expected, size)) in found.iter().zip(case.reference(&x, m)) {
                     let error = (f64::from(*found) - expected).abs();
-                    assert!(error <= 1e-6 * size, "{} [{rows}, {cols}] × {m}: {found}", format.name());
+                    assert!(error <= 1e-6 * size, "{} [{rows}, {cols}] × {m}: {found}", name(form));
                 }
             }
         }
@@ -166,15 +192,15 @@ fn f32_activations_give_the_exact_product() {
 /// of random sign.
 #[test]
 fn int8_activations_give_nearly_the_product() {
-    for format in FORMATS {
-        for (rows, cols) in shapes(format) {
-            let case = Case::new(format, rows, cols);
+    for form in forms() {
+        for (rows, cols) in shapes(form.0) {
+            let case = Case::new(form, rows, cols);
             for m in [1, 2, 4, 9] {
                 let x = Random(m as u64).floats(m * cols);
                 let found = case.linear(Arm::best(), Activation::Int8, &x, m);
                 for (found, (expected, size)) in found.iter().zip(case.reference(&x, m)) {
                     let error = (f64::from(*found) - expected).abs();
-                    assert!(error <= 4e-3 * size, "{} [{rows}, {cols}] × {m}: {found}", format.name());
+                    assert!(error <= 4e-3 * size, "{} [{rows}, {cols}] × {m}: {found}", name(form));
                 }
             }
         }
@@ -184,9 +210,9 @@ fn int8_activations_give_nearly_the_product() {
 /// With activations that are whole multiples of their scale nothing is rounded but sums.
 #[test]
 fn int8_arithmetic_is_exact_on_whole_activations() {
-    for format in FORMATS {
+    for form in forms() {
         let (rows, cols) = (19, 768);
-        let case = Case::new(format, rows, cols);
+        let case = Case::new(form, rows, cols);
         for m in [1, 11] {
             let mut random = Random(m as u64);
             let mut x: Vec<f32> = (0..m * cols).map(|_| (random.next() % 255) as f32 - 127.0).collect();
@@ -194,7 +220,7 @@ fn int8_arithmetic_is_exact_on_whole_activations() {
             let found = case.linear(Arm::best(), Activation::Int8, &x, m);
             for (found, (expected, size)) in found.iter().zip(case.reference(&x, m)) {
                 let error = (f64::from(*found) - expected).abs();
-                assert!(error <= 1e-6 * size, "{}: {found} for {expected}", format.name());
+                assert!(error <= 1e-6 * size, "{}: {found} for {expected}", name(form));
             }
         }
     }
@@ -202,9 +228,9 @@ fn int8_arithmetic_is_exact_on_whole_activations() {
 
 #[test]
 fn all_arms_give_the_same_bits() {
-    for format in FORMATS {
-        for (rows, cols) in shapes(format) {
-            let case = Case::new(format, rows, cols);
+    for form in forms() {
+        for (rows, cols) in shapes(form.0) {
+            let case = Case::new(form, rows, cols);
             for m in 1..=9 {
                 let mut x = Random(m as u64).floats(m * cols);
                 // The extremes of a code, and a block of zeros.
@@ -214,7 +240,7 @@ fn all_arms_give_the_same_bits() {
                     let expected = case.linear(Arm::Scalar(Scalar), activation, &x, m);
                     for arm in Arm::available() {
                         let found = case.linear(arm, activation, &x, m);
-                        let what = format!("{} [{rows}, {cols}] × {m}, {activation:?}", format.name());
+                        let what = format!("{} [{rows}, {cols}] × {m}, {activation:?}", name(form));
                         assert!(bits(&found) == bits(&expected), "{what}");
                     }
                 }
@@ -226,7 +252,8 @@ fn all_arms_give_the_same_bits() {
 /// Extreme codes of weights and activations: no sum may saturate.
 #[test]
 fn nothing_saturates() {
-    for format in FORMATS {
+    for form in forms() {
+        let format = form.0;
         for fill in [0x00, 0x80, 0xff] {
             let (rows, cols) = (16, 256);
             let mut src = vec![fill; format.row_bytes(rows * cols).unwrap()];
@@ -242,16 +269,14 @@ fn nothing_saturates() {
             {
                 halves.iter().for_each(|&at| block[at] = patch[at]);
             }
-            let mut packed = vec![0; packed_len(format, rows, cols).unwrap()];
-            repack(format, rows, cols, &src, &mut packed).unwrap();
-            let case = Case { format, rows, cols, dense: vec![], packed };
+            let case = Case::of(form, rows, cols, src);
             for sign in [1.0, -1.0] {
                 let x = vec![sign; 6 * cols];
                 for m in [1, 6] {
                     let expected = case.linear(Arm::Scalar(Scalar), Activation::Int8, &x[..m * cols], m);
                     for arm in Arm::available() {
                         let found = case.linear(arm, Activation::Int8, &x[..m * cols], m);
-                        assert_eq!(bits(&found), bits(&expected), "{} {fill:x} {sign}", format.name());
+                        assert_eq!(bits(&found), bits(&expected), "{} {fill:x} {sign}", name(form));
                     }
                 }
             }
@@ -263,7 +288,7 @@ fn nothing_saturates() {
 fn a_row_does_not_depend_on_its_batch_or_on_threads() {
     let pool = std::sync::Arc::new(pool::Pool::new(3).unwrap());
     for format in [Format::Q4_0, Format::Q4_K, Format::Q6_K, Format::Q8_0] {
-        let case = Case::new(format, 600, 1280);
+        let case = Case::new(packed(format), 600, 1280);
         let m = 300;
         let x = Random(9).floats(m * case.cols);
         for activation in [Activation::Int8, Activation::F32] {
@@ -278,15 +303,36 @@ fn a_row_does_not_depend_on_its_batch_or_on_threads() {
 }
 
 #[test]
+fn rows_as_in_the_file_give_the_bits_of_packed_ones() {
+    let pool = std::sync::Arc::new(pool::Pool::new(2).unwrap());
+    let format = Format::Q8_0;
+    let shapes = shapes(format).into_iter().chain([(600, 1280), (250, 4096)]);
+    for (rows, cols) in shapes {
+        let (file, packed) =
+            (Case::new((format, Layout::Rows), rows, cols), Case::new(packed(format), rows, cols));
+        for m in [1, 2, 3, 4, 5, 8, 9, 300] {
+            let x = Random(m as u64).floats(m * cols);
+            for activation in [Activation::Int8, Activation::F32] {
+                let both = [&file, &packed]
+                    .map(|case| pool.scope(None, || case.linear(Arm::best(), activation, &x, m)));
+                assert_eq!(bits(&both[0]), bits(&both[1]), "[{rows}, {cols}] × {m}, {activation:?}");
+            }
+        }
+    }
+}
+
+#[test]
 fn matrices_multiplied_together_give_what_each_gives_alone() {
     let pool = std::sync::Arc::new(pool::Pool::new(2).unwrap());
     // What they ask of the activations differs, and so do their heights.
     let cases = [(Format::Q4_K, 40), (Format::Q4_K, 7), (Format::Q6_K, 70), (Format::Q8_0, 16)];
-    let cases = cases.map(|(format, rows)| Case::new(format, rows, 512));
+    let mut cases: Vec<_> =
+        cases.into_iter().map(|(format, rows)| Case::new(packed(format), rows, 512)).collect();
+    cases.push(Case::new((Format::Q8_0, Layout::Rows), 43, 512));
     for m in [1, 2, 3, 4, 30] {
         let x = Random(m as u64).floats(m * 512);
         for activation in [Activation::Int8, Activation::F32] {
-            let mut outs = cases.each_ref().map(|case| vec![f32::NAN; m * case.rows]);
+            let mut outs: Vec<_> = cases.iter().map(|case| vec![f32::NAN; m * case.rows]).collect();
             let products = cases.iter().zip(&mut outs).map(|(case, out)| (case.matrix(), &mut out[..]));
             pool.scope(None, || linear_on(Arm::best(), activation, &x, m, products.collect()));
             for (case, out) in cases.iter().zip(&outs) {
@@ -299,7 +345,7 @@ fn matrices_multiplied_together_give_what_each_gives_alone() {
 
 #[test]
 fn activations_that_are_no_numbers_show() {
-    let case = Case::new(Format::Q4_0, 16, 64);
+    let case = Case::new(packed(Format::Q4_0), 16, 64);
     for bad in [f32::NAN, f32::INFINITY] {
         let mut x = vec![1.0; 128];
         x[40] = bad;
@@ -312,9 +358,9 @@ fn activations_that_are_no_numbers_show() {
 
 #[test]
 fn empty_products_are_empty() {
-    let case = Case::new(Format::Q4_0, 4, 32);
+    let case = Case::new(packed(Format::Q4_0), 4, 32);
     assert!(case.linear(Arm::best(), Activation::Int8, &[], 0).is_empty());
-    let no_cols = Case { cols: 0, packed: vec![], ..Case::new(Format::Q4_0, 4, 32) };
+    let no_cols = Case { cols: 0, data: vec![], ..Case::new(packed(Format::Q4_0), 4, 32) };
     assert_eq!(no_cols.linear(Arm::best(), Activation::Int8, &[], 2), [0.0; 8]);
     assert_eq!(no_cols.linear(Arm::best(), Activation::F32, &[], 2), [0.0; 8]);
 }

@@ -3,6 +3,8 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
+use super::super::activations::ActivationBlock;
+use super::super::rows::{RowBlock, SIDE_BY_SIDE};
 use super::{Simd, Task};
 
 /// Calls intrinsics from a method of [`Avx2`], or for one.
@@ -195,6 +197,92 @@ unsafe fn four(activations: [i8; 4]) -> __m256i {
     unsafe { _mm256_set1_epi32(four) }
 }
 
+/// [`Simd::add_rows`].
+///
+/// # Safety
+/// The CPU has AVX2, FMA and F16C.
+#[inline(always)]
+pub(super) unsafe fn add_rows<const M: usize>(
+    blocks: [&RowBlock; SIDE_BY_SIDE],
+    activations: &ActivationBlock<M>,
+    sums: &mut [[f32; SIDE_BY_SIDE]; M],
+) {
+    intrinsics!({
+        let mut scales = _mm_setzero_si128();
+        macro_rules! scale {
+            ($($lane:literal)+) => {
+                $(let half = u16::from_le_bytes([blocks[$lane][0], blocks[$lane][1]]);
+                scales = _mm_insert_epi16::<$lane>(scales, i32::from(half));)+
+            };
+        }
+        scale!(0 1 2 3 4 5 6 7);
+        let scales = _mm256_cvtph_ps(scales);
+        for (m, sums) in sums.iter_mut().enumerate() {
+            let activation = _mm256_loadu_si256(activations.codes[m].as_ptr().cast());
+            let mut dots = [_mm256_setzero_si256(); SIDE_BY_SIDE];
+            for (dot, block) in dots.iter_mut().zip(blocks) {
+                // Magnitudes with the activations' signs changed: their own magnitudes may be 128. No sum of two products is more than 2 × 128 × 127 < 2^15.
+                let codes = _mm256_loadu_si256(block[2..].as_ptr().cast());
+                let signed = _mm256_sign_epi8(activation, codes);
+                let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(codes), signed);
+                *dot = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+            }
+            let product = _mm256_mul_ps(scales, _mm256_cvtepi32_ps(sums_of_eight(dots)));
+            let sum = _mm256_loadu_ps(sums.as_ptr());
+            let sum = _mm256_fmadd_ps(product, _mm256_set1_ps(activations.scales[m]), sum);
+            _mm256_storeu_ps(sums.as_mut_ptr(), sum);
+        }
+    });
+}
+
+/// The sum of each of eight vectors.
+///
+/// # Safety
+/// The CPU has AVX2.
+#[inline(always)]
+unsafe fn sums_of_eight(v: [__m256i; 8]) -> __m256i {
+    intrinsics!({
+        let [a, b] = [_mm256_hadd_epi32(v[0], v[1]), _mm256_hadd_epi32(v[2], v[3])];
+        let [c, d] = [_mm256_hadd_epi32(v[4], v[5]), _mm256_hadd_epi32(v[6], v[7])];
+        let [first, last] = [_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d)];
+        let low = _mm256_permute2x128_si256::<0x20>(first, last);
+        _mm256_add_epi32(low, _mm256_permute2x128_si256::<0x31>(first, last))
+    })
+}
+
+/// [`Simd::interleave`].
+///
+/// # Safety
+/// The CPU has AVX2.
+#[inline(always)]
+pub(super) unsafe fn interleave(blocks: [&RowBlock; 16]) -> [[__m256i; 2]; 8] {
+    intrinsics!({
+        let mut codes = [[_mm256_setzero_si256(); 2]; 8];
+        let zero_point = _mm256_set1_epi8(-128);
+        for (half, part) in [0, 0, 1, 1].into_iter().zip([0, 1, 0, 1]) {
+            // Sixteen columns of eight rows: rows 0 to 3 in the low halves, 4 to 7 in the high ones.
+            let mut rows = [_mm256_setzero_si256(); 4];
+            for (i, row) in rows.iter_mut().enumerate() {
+                let [low, high] = [blocks[8 * half + i], blocks[8 * half + 4 + i]];
+                let [low, high] = [&low[2 + 16 * part..], &high[2 + 16 * part..]];
+                *row = _mm256_loadu2_m128i(high[..16].as_ptr().cast(), low[..16].as_ptr().cast());
+            }
+            let [a, b] = [_mm256_unpacklo_epi32(rows[0], rows[1]), _mm256_unpackhi_epi32(rows[0], rows[1])];
+            let [c, d] = [_mm256_unpacklo_epi32(rows[2], rows[3]), _mm256_unpackhi_epi32(rows[2], rows[3])];
+            let columns = [
+                _mm256_unpacklo_epi64(a, c),
+                _mm256_unpackhi_epi64(a, c),
+                _mm256_unpacklo_epi64(b, d),
+                _mm256_unpackhi_epi64(b, d),
+            ];
+            for (g, columns) in columns.into_iter().enumerate() {
+                codes[4 * part + g][half] = _mm256_xor_si256(columns, zero_point);
+            }
+        }
+        codes
+    })
+}
+
 impl Simd for Avx2 {
     type Bytes = [__m256i; 2];
     type Ints = [__m256i; 2];
@@ -301,6 +389,19 @@ impl Simd for Avx2 {
             }
             sums
         })
+    }
+    #[inline(always)]
+    fn add_rows<const M: usize>(
+        self,
+        blocks: [&RowBlock; SIDE_BY_SIDE],
+        activations: &ActivationBlock<M>,
+        sums: &mut [[f32; SIDE_BY_SIDE]; M],
+    ) {
+        intrinsics!(add_rows(blocks, activations, sums));
+    }
+    #[inline(always)]
+    fn interleave(self, blocks: [&RowBlock; 16]) -> [[__m256i; 2]; 8] {
+        intrinsics!(interleave(blocks))
     }
     #[inline(always)]
     fn to_floats(self, a: [__m256i; 2]) -> [__m256; 2] {

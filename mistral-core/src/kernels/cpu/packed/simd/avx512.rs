@@ -2,16 +2,19 @@
 
 use std::arch::x86_64::*;
 
-use super::{Simd, Task};
+use super::super::activations::ActivationBlock;
+use super::super::rows::{RowBlock, SIDE_BY_SIDE};
+use super::{Simd, Task, avx2};
 
-/// Proof that the CPU has AVX-512 F, BW, VL, VNNI, and FMA, F16C.
+/// Proof that the CPU has AVX-512 F, BW, VL, VNNI, and AVX2, FMA, F16C.
 #[derive(Clone, Copy)]
 pub(crate) struct Avx512(());
 
 impl Avx512 {
     /// `None` if the CPU lacks one of the instruction sets.
     pub fn detect() -> Option<Self> {
-        let found = is_x86_feature_detected!("avx512f")
+        let found = is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512vl")
             && is_x86_feature_detected!("avx512vnni")
@@ -38,7 +41,7 @@ impl Simd for Avx512 {
 
     #[inline(always)]
     fn run(self, task: impl Task) {
-        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,fma,f16c")]
+        #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni,fma,f16c")]
         fn inner(simd: Avx512, task: impl Task) {
             task.run(simd);
         }
@@ -113,6 +116,25 @@ impl Simd for Avx512 {
                 }
             }
             sums
+        })
+    }
+    #[inline(always)]
+    fn add_rows<const M: usize>(
+        self,
+        blocks: [&RowBlock; SIDE_BY_SIDE],
+        activations: &ActivationBlock<M>,
+        sums: &mut [[f32; SIDE_BY_SIDE]; M],
+    ) {
+        intrinsics!(avx2::add_rows(blocks, activations, sums));
+    }
+    #[inline(always)]
+    fn interleave(self, blocks: [&RowBlock; 16]) -> [__m512i; 8] {
+        intrinsics!({
+            let mut codes = [_mm512_setzero_si512(); 8];
+            for (codes, halves) in codes.iter_mut().zip(avx2::interleave(blocks)) {
+                *codes = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(halves[0]), halves[1]);
+            }
+            codes
         })
     }
     #[inline(always)]

@@ -11,6 +11,11 @@ pub(super) mod avx512;
 pub(super) mod neon;
 pub(super) mod scalar;
 
+use half::f16;
+
+use super::activations::ActivationBlock;
+use super::rows::{RowBlock, SIDE_BY_SIDE};
+
 /// A piece of work that is written for any arm.
 pub(super) trait Task {
     /// Does it. Must be `#[inline(always)]`, as everything that it calls with `simd`, to be compiled with the instructions of the arm.
@@ -78,6 +83,27 @@ pub(super) trait Simd: Copy {
     }
     fn to_floats(self, a: Self::Ints) -> Self::Floats;
 
+    /// Adds to `sums`, for each row of activations and of weights: (scale of the block × dot product with its codes) × scale of the activations.
+    #[inline(always)]
+    fn add_rows<const M: usize>(
+        self,
+        blocks: [&RowBlock; SIDE_BY_SIDE],
+        activations: &ActivationBlock<M>,
+        sums: &mut [[f32; SIDE_BY_SIDE]; M],
+    ) {
+        add_rows(blocks, activations, sums);
+    }
+    /// The codes of blocks of sixteen rows, 128 added: vector g holds columns 4g to 4g + 3.
+    #[inline(always)]
+    fn interleave(self, blocks: [&RowBlock; 16]) -> [Self::Bytes; 8] {
+        let vectors = interleaved(blocks);
+        let mut codes = [self.load(&vectors[0]); 8];
+        for (codes, vector) in codes.iter_mut().zip(&vectors) {
+            *codes = self.load(vector);
+        }
+        codes
+    }
+
     fn load_floats(self, from: &[f32; 16]) -> Self::Floats;
     fn store_floats(self, value: Self::Floats, to: &mut [f32; 16]);
     fn load_f16(self, from: &[u8; 32]) -> Self::Floats;
@@ -88,4 +114,31 @@ pub(super) trait Simd: Copy {
     fn add(self, a: Self::Floats, b: Self::Floats) -> Self::Floats;
     /// `a * b + c` with one rounding.
     fn fma(self, a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats;
+}
+
+fn add_rows<const M: usize>(
+    blocks: [&RowBlock; SIDE_BY_SIDE],
+    activations: &ActivationBlock<M>,
+    sums: &mut [[f32; SIDE_BY_SIDE]; M],
+) {
+    for (m, sums) in sums.iter_mut().enumerate() {
+        for (sum, block) in sums.iter_mut().zip(blocks) {
+            let mut dot = 0;
+            for (&code, &activation) in block[2..].iter().zip(activations.codes[m].as_flattened()) {
+                dot += i32::from(code as i8) * i32::from(activation);
+            }
+            let scale = f16::from_le_bytes([block[0], block[1]]).to_f32();
+            *sum = (scale * dot as f32).mul_add(activations.scales[m], *sum);
+        }
+    }
+}
+
+fn interleaved(blocks: [&RowBlock; 16]) -> [[u8; 64]; 8] {
+    let mut vectors = [[0; 64]; 8];
+    for (lane, block) in blocks.iter().enumerate() {
+        for (four, to) in block[2..].as_chunks::<4>().0.iter().zip(&mut vectors) {
+            to.as_chunks_mut::<4>().0[lane] = four.map(|code| code ^ 0x80);
+        }
+    }
+    vectors
 }

@@ -5,6 +5,8 @@ use std::arch::aarch64::*;
 use std::arch::{asm, is_aarch64_feature_detected};
 
 use super::super::super::simd::neon::widen;
+use super::super::activations::ActivationBlock;
+use super::super::rows::{RowBlock, SIDE_BY_SIDE};
 use super::{Simd, Task};
 
 /// No more than NEON.
@@ -67,6 +69,25 @@ unsafe fn sdot<const LANE: i32>(sum: &mut int32x4_t, codes: int8x16_t, activatio
             in(vreg) codes,
             in(vreg) activations,
             const LANE,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+    }
+}
+
+/// `sum` + the products of codes and activations, of each four neighbours.
+///
+/// # Safety
+/// The CPU has dotprod.
+#[target_feature(enable = "neon,dotprod")]
+#[inline]
+unsafe fn sdot_all(sum: &mut int32x4_t, codes: int8x16_t, activations: int8x16_t) {
+    // SAFETY: as above.
+    unsafe {
+        asm!(
+            "sdot {0:v}.4s, {1:v}.16b, {2:v}.16b",
+            inout(vreg) * sum,
+            in(vreg) codes,
+            in(vreg) activations,
             options(pure, nomem, nostack, preserves_flags)
         );
     }
@@ -322,6 +343,47 @@ impl<const LEVEL: u8> Simd for Neon<LEVEL> {
             I8MM if M.is_multiple_of(2) => self.dot_squares(bits, codes, activations, starts),
             _ => self.dot_fours(bits, codes, activations, starts),
         }
+    }
+    #[inline(always)]
+    fn add_rows<const M: usize>(
+        self,
+        blocks: [&RowBlock; SIDE_BY_SIDE],
+        activations: &ActivationBlock<M>,
+        sums: &mut [[f32; SIDE_BY_SIDE]; M],
+    ) {
+        intrinsics!({
+            let mut halves = [0; SIDE_BY_SIDE];
+            for (half, block) in halves.iter_mut().zip(blocks) {
+                *half = u16::from_le_bytes([block[0], block[1]]);
+            }
+            let scales = widen(vld1q_u16(halves.as_ptr()));
+            for (m, sums) in sums.iter_mut().enumerate() {
+                let mut dots = [vdupq_n_s32(0); SIDE_BY_SIDE];
+                for (dot, block) in dots.iter_mut().zip(blocks) {
+                    let both =
+                        activations.codes[m].as_chunks::<4>().0.iter().zip(block[2..].as_chunks::<16>().0);
+                    for (activations, codes) in both {
+                        let activations = vld1q_s8(activations.as_ptr().cast());
+                        let codes = vld1q_s8(codes.as_ptr().cast());
+                        if LEVEL == BASE {
+                            // Of two products, no more than 2 × 128 × 127 < 2^15.
+                            let pairs = vmull_s8(vget_low_s8(codes), vget_low_s8(activations));
+                            *dot = vpadalq_s16(*dot, vmlal_high_s8(pairs, codes, activations));
+                        } else {
+                            sdot_all(dot, codes, activations);
+                        }
+                    }
+                }
+                let scale = vdupq_n_f32(activations.scales[m]);
+                for (four, sums) in sums.as_chunks_mut::<4>().0.iter_mut().enumerate() {
+                    let dots = &dots[4 * four..];
+                    let dots = vpaddq_s32(vpaddq_s32(dots[0], dots[1]), vpaddq_s32(dots[2], dots[3]));
+                    let product = vmulq_f32(scales[four], vcvtq_f32_s32(dots));
+                    let sum = vfmaq_f32(vld1q_f32(sums.as_ptr()), product, scale);
+                    vst1q_f32(sums.as_mut_ptr(), sum);
+                }
+            }
+        });
     }
     #[inline(always)]
     fn to_floats(self, a: Ints) -> Floats {
