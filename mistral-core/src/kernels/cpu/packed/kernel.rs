@@ -98,20 +98,23 @@ impl Chunk<'_> {
     }
 }
 
-/// What will be read next.
+/// What will be read next: runs of bytes, as long, from here on.
 struct Ahead<'a> {
     bytes: &'a [u8],
-    /// Lines to ask for.
-    lines: usize,
-    /// How far apart they are, sixteen by sixteen: those of sixteen rows, or of one run.
-    row: usize,
+    runs: usize,
+    apart: usize,
 }
 
 impl Ahead<'_> {
+    /// Lines of a run: what a row has in a chunk of `Q8_0`.
+    const LINES: usize = ROW_CHUNK.div_ceil(LINE);
+
     #[inline(always)]
-    fn line(&self, line: usize) -> &[u8] {
-        let lines = if self.row == LINE { GROUP_ROWS * LINE } else { LINE };
-        self.bytes.get(line % GROUP_ROWS * self.row + line / GROUP_ROWS * lines..).unwrap_or_default()
+    fn prefetch<S: Simd>(&self, simd: S, run: usize) {
+        let bytes = self.bytes.get(run * self.apart..).unwrap_or_default();
+        for line in 0..Self::LINES {
+            simd.prefetch(bytes.get(line * LINE..).unwrap_or_default());
+        }
     }
 }
 
@@ -152,18 +155,18 @@ impl Tile<'_> {
         Chunk::Packed { header, codes }
     }
 
-    /// The chunk after a chunk.
+    /// The chunk after a chunk: the parts of sixteen rows, or one part.
     #[inline(always)]
     fn ahead<F: BlockFormat>(&self, group: usize, chunk: usize) -> Ahead<'_> {
         let (group, chunk) = if chunk + 1 < self.chunks() { (group, chunk + 1) } else { (group + 1, 0) };
-        let (at, lines, row) = if rows::multiplies_rows(F::FORMAT) && self.layout == Layout::Rows {
+        let (at, runs, apart) = if rows::multiplies_rows(F::FORMAT) && self.layout == Layout::Rows {
             let row = self.cols / BLOCK * size_of::<RowBlock>();
-            (group * GROUP_ROWS * row + chunk * ROW_CHUNK, ROW_CHUNK.div_ceil(LINE) * GROUP_ROWS, row)
+            (group * GROUP_ROWS * row + chunk * ROW_CHUNK, GROUP_ROWS, row)
         } else {
-            let size = chunk_bytes(F::FORMAT, CHUNK);
-            (group * group_bytes(F::FORMAT, self.cols) + chunk * size, size / LINE, LINE)
+            let (size, run) = (chunk_bytes(F::FORMAT, CHUNK), Ahead::LINES * LINE);
+            (group * group_bytes(F::FORMAT, self.cols) + chunk * size, size.div_ceil(run), run)
         };
-        Ahead { bytes: self.data.get(at..).unwrap_or_default(), lines, row }
+        Ahead { bytes: self.data.get(at..).unwrap_or_default(), runs, apart }
     }
 
     /// Writes one result.
@@ -396,7 +399,7 @@ fn by_panels<S: Simd, F: BlockFormat, const R: usize>(
             unpack_panel::<S, F>(simd, &tile.chunk::<F>(group, chunk), panel);
             let activations = &activations[first..];
             let ahead = tile.ahead::<F>(group, chunk);
-            let (mut t, mut line, lines) = (0, 0, ahead.lines.div_ceil(sums.len()));
+            let (mut t, mut run, runs) = (0, 0, ahead.runs.div_ceil(sums.len()));
             if S::TILES == 2 {
                 while t + 2 <= sums.len() {
                     let tiles = [
@@ -408,9 +411,11 @@ fn by_panels<S: Simd, F: BlockFormat, const R: usize>(
                 }
             }
             while t < sums.len() {
-                for _ in 0..lines {
-                    simd.prefetch(ahead.line(line));
-                    line += 1;
+                for _ in 0..runs {
+                    if run < ahead.runs {
+                        ahead.prefetch(simd, run);
+                        run += 1;
+                    }
                 }
                 let tiles = [&activations[t * per_tile..][..panel.len()]];
                 panel_by_tiles::<S, F, R, 1>(simd, panel, tiles, &mut dots, &mut sums[t..]);
