@@ -45,10 +45,12 @@ pub unsafe trait F32x8: Copy {
     unsafe fn prefetch(p: *const u8);
 }
 
-/// The portable arm.
+/// The portable arm: of tests alone where every processor has vectors.
 #[derive(Clone, Copy)]
+#[cfg_attr(target_arch = "aarch64", allow(dead_code, reason = "tests hold the others against it"))]
 pub struct Portable([f32; 8]);
 
+#[cfg_attr(target_arch = "aarch64", allow(dead_code, reason = "as above"))]
 impl Portable {
     #[inline(always)]
     fn map2(self, o: Self, f: impl Fn(f32, f32) -> f32) -> Self {
