@@ -125,7 +125,13 @@ impl Tile<'_> {
         &self.data[group * size..][..size]
     }
 
-    /// The rows of the matrix.
+    /// Known to be false for formats that are always packed, whose kernels are compiled without the other branch.
+    #[inline(always)]
+    fn stands_as_in_file<F: BlockFormat>(&self) -> bool {
+        rows::multiplies_rows(F::FORMAT) && self.layout == Layout::Rows
+    }
+
+    /// The rows of the matrix that the tile has.
     pub fn rows(&self) -> Range<usize> {
         self.groups.start * GROUP_ROWS..self.out.rows.min(self.groups.end * GROUP_ROWS)
     }
@@ -145,7 +151,7 @@ impl Tile<'_> {
     /// A chunk of a group.
     #[inline(always)]
     pub fn chunk<F: BlockFormat>(&self, group: usize, chunk: usize) -> Chunk<'_> {
-        if rows::multiplies_rows(F::FORMAT) && self.layout == Layout::Rows {
+        if self.stands_as_in_file::<F>() {
             return Chunk::Rows(rows::chunk(self, group, chunk));
         }
         let at = chunk * chunk_bytes(F::FORMAT, CHUNK);
@@ -159,7 +165,7 @@ impl Tile<'_> {
     #[inline(always)]
     fn ahead<F: BlockFormat>(&self, group: usize, chunk: usize) -> Ahead<'_> {
         let (group, chunk) = if chunk + 1 < self.chunks() { (group, chunk + 1) } else { (group + 1, 0) };
-        let (at, runs, apart) = if rows::multiplies_rows(F::FORMAT) && self.layout == Layout::Rows {
+        let (at, runs, apart) = if self.stands_as_in_file::<F>() {
             let row = self.cols / BLOCK * size_of::<RowBlock>();
             (group * GROUP_ROWS * row + chunk * ROW_CHUNK, GROUP_ROWS, row)
         } else {
@@ -205,7 +211,7 @@ pub(super) fn integer<S: Simd, F: BlockFormat, const R: usize>(
     if R == TILE_ROWS && tile.m.len() > R {
         return by_panels::<S, F, R>(simd, tile, activations);
     }
-    if rows::multiplies_rows(F::FORMAT) && tile.layout == Layout::Rows {
+    if tile.stands_as_in_file::<F>() {
         return rows::integer(simd, tile, activations);
     }
     let mut scales = [[Scales::ZERO; BLOCKS]; STREAMS];
