@@ -5,7 +5,9 @@
 //! Another thread cancels at a random moment of the call; measured is from there to the call's return.
 #![allow(clippy::print_stdout, reason = "a benchmark prints")]
 
-use std::path::Path;
+#[path = "support/root.rs"]
+mod root;
+
 use std::time::{Duration, Instant};
 
 use mistral_core::session::PREFILL_CHUNK;
@@ -16,7 +18,8 @@ fn main() -> Result<()> {
     let words: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
     let path = words.first().ok_or_else(|| Error::argument("MODEL", "nothing", "a path"))?;
     let rounds = words.get(1).and_then(|word| word.parse().ok()).unwrap_or(50);
-    let open = |control: &mut Control<'_>| Model::open(Path::new(path), &ModelOptions::default(), control);
+    let path = root::from_root(path);
+    let open = |control: &mut Control<'_>| Model::open(&path, &ModelOptions::default(), control);
     let model = open(&mut Control::none())?;
     measure("load", rounds, &mut |control| open(control).map(drop))?;
     let mut session = model.session(&SessionOptions { context: Some(512), ..SessionOptions::default() })?;

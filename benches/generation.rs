@@ -3,17 +3,20 @@
 //! `cargo bench --bench generation -- --model PATH [--threads N] [--device NAME] [--repeat N] [--depths 0,2048] [--cache-type q8_0]`
 //!
 //! Prints a table and, on the last line, the same as JSON. Every figure is the median of the repeats, with the smallest and the largest; reading
-//! memory is measured between them, so that the shares are of the same minutes.
+//! memory is measured between them, so that the shares are of the same minutes: that of the adapter for `wgpu`, and what it multiplies at most.
 #![allow(clippy::print_stdout, reason = "a benchmark prints")]
 
 #[path = "support/read.rs"]
 mod read;
+#[path = "support/root.rs"]
+mod root;
 
 use std::hint::black_box;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
+use mistral_core::config::{FeedForwardConfig, LayerConfig};
 use mistral_core::kernels::CacheType;
 use mistral_core::{Control, Error, Model, ModelOptions, Result, Session, SessionOptions};
 
@@ -39,7 +42,7 @@ struct Figure {
 fn main() -> Result<()> {
     let arguments = arguments()?;
     let start = Instant::now();
-    let model = Model::open(&arguments.model, &arguments.options, &mut Control::none())?;
+    let model = Model::open(root::from_root(&arguments.model), &arguments.options, &mut Control::none())?;
     let open = start.elapsed().as_secs_f64();
     let cache_type = arguments.cache_type;
     let mut first = model.session(&context(&model, 16, cache_type)?)?;
@@ -58,7 +61,7 @@ fn main() -> Result<()> {
     figures.insert(0, Figure { name: "open".into(), unit: "s", values: vec![open] });
     figures.insert(1, Figure { name: "open to first token".into(), unit: "s", values: vec![first_token] });
     figures.push(Figure { name: "peak resident memory".into(), unit: "MiB", values: vec![peak] });
-    report(&arguments, bytes, &figures);
+    report(&arguments, bytes, products(&model)?, &figures);
     Ok(())
 }
 
@@ -72,9 +75,9 @@ fn measure(model: &Arc<Model>, arguments: &Arguments) -> Result<Vec<Figure>> {
         Some(figure) => figure.values.push(value),
         None => figures.push(Figure { name, unit, values: vec![value] }),
     };
-    let memory = read::Memory::new(model.threads());
+    let limits = Limits::of(model);
     for _ in 0..arguments.repeat {
-        add("read memory".into(), "GB/s", memory.bandwidth());
+        limits.measure(&mut |name, unit, value| add(name.to_owned(), unit, value));
         for tokens in PREFILL.into_iter().filter(|&t| t <= longest) {
             add(format!("prefill {tokens}"), "token/s", prefill(model, tokens, arguments.cache_type)?);
         }
@@ -83,6 +86,49 @@ fn measure(model: &Arc<Model>, arguments: &Arguments) -> Result<Vec<Figure>> {
         }
     }
     Ok(figures)
+}
+
+/// What the machine, or its adapter, does at most.
+struct Limits<'a> {
+    model: &'a Model,
+    /// Of a model on the processor.
+    memory: Option<read::Memory>,
+}
+
+impl<'a> Limits<'a> {
+    fn of(model: &'a Model) -> Self {
+        let memory = (!model.device().has_own_memory()).then(|| read::Memory::new(model.threads()));
+        Self { model, memory }
+    }
+
+    fn measure(&self, add: &mut dyn FnMut(&str, &'static str, f64)) {
+        if let Some(memory) = &self.memory {
+            return add("read memory", "GB/s", memory.bandwidth());
+        }
+        #[cfg(feature = "wgpu")]
+        if let Some(limits) = mistral_core::testing::adapter_limits(self.model) {
+            add("read memory", "GB/s", limits.reading);
+            add("products in f32", "G/s", limits.f32_products);
+            if let Some(products) = limits.f16_products {
+                add("products in f16", "G/s", products);
+            }
+        }
+        let _ = self.model;
+    }
+}
+
+/// Products of one token with all matrices of the layers, in billions; the output layer sees the last position alone.
+fn products(model: &Model) -> Result<f64> {
+    let config = &model.weights()?.config;
+    let attention = 2 * config.dim * config.head_dim * (config.n_heads + config.n_kv_heads);
+    let feed_forward = |layer: &LayerConfig| match layer.feed_forward {
+        FeedForwardConfig::Dense => 3 * config.dim * config.hidden_dim,
+        FeedForwardConfig::Moe { n_experts_per_tok, .. } => {
+            3 * config.dim * config.hidden_dim * n_experts_per_tok
+        }
+    };
+    let all: usize = config.layers.iter().map(|layer| attention + feed_forward(layer)).sum();
+    Ok(all as f64 / 1e9)
 }
 
 /// Waits for the large pages that the weights are moved to, up to half a minute.
@@ -138,7 +184,7 @@ fn peak_rss_mib() -> f64 {
     kib.unwrap_or(0.0) / 1024.0
 }
 
-fn report(arguments: &Arguments, bytes: u64, figures: &[Figure]) {
+fn report(arguments: &Arguments, bytes: u64, products: f64, figures: &[Figure]) {
     println!("{}", arguments.model.display());
     println!("{:<24} {:>10} {:>10} {:>10}", "", "median", "least", "most");
     let mut json = serde_json::Map::new();
@@ -157,6 +203,17 @@ fn report(arguments: &Arguments, bytes: u64, figures: &[Figure]) {
             100.0 * rate / read
         );
         json.insert("decode_share_of_bandwidth".into(), (rate / read).into());
+    }
+    for kind in ["f32", "f16"] {
+        let most = value(&format!("products in {kind}"));
+        if let (Some(prefill), Some(most)) = (value(&format!("prefill {}", PREFILL[1])), most) {
+            let rate = prefill * products;
+            println!(
+                "prefill: {rate:.0} G products a second, {:.0}% of those in {kind}",
+                100.0 * rate / most
+            );
+            json.insert(format!("prefill_share_of_{kind}"), (rate / most).into());
+        }
     }
     println!("{}", serde_json::Value::Object(json));
 }

@@ -6,6 +6,9 @@
 //! the same, or the bench fails.
 #![allow(clippy::print_stdout, reason = "a benchmark prints")]
 
+#[path = "support/root.rs"]
+mod root;
+
 use std::time::Instant;
 
 use mistral_core::{Control, Error, GenerateOptions, Model, ModelOptions, Result, SessionOptions};
@@ -26,7 +29,7 @@ fn main() -> Result<()> {
     if flag != "--model" {
         return Err(Error::argument(flag, path, "--model PATH"));
     }
-    let model = Model::open(std::path::Path::new(path), &ModelOptions::default(), &mut Control::none())?;
+    let model = Model::open(root::from_root(path), &ModelOptions::default(), &mut Control::none())?;
     let text = &TEXT[TEXT.find("Alice was beginning").unwrap_or(0)..];
     let prompt = model.tokenizer()?.encode(&format!("{}\n\n{}", &text[..PASSAGE], &text[..AGAIN]));
     let mut rates = GUESSES.map(|_| Vec::new());

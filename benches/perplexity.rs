@@ -8,7 +8,8 @@
 //! before it. The model has probably read the book: only the ratio says something.
 #![allow(clippy::print_stdout, reason = "a benchmark prints")]
 
-use std::path::Path;
+#[path = "support/root.rs"]
+mod root;
 
 use mistral_core::kernels::Activation;
 use mistral_core::{Control, Error, Model, ModelOptions, Result, Session, SessionOptions};
@@ -27,7 +28,7 @@ struct Reader {
 impl Reader {
     fn open(path: &str, activation: Activation) -> Result<Self> {
         let options = ModelOptions { activation, ..ModelOptions::default() };
-        let model = Model::open(Path::new(path), &options, &mut Control::none())?;
+        let model = Model::open(root::from_root(path), &options, &mut Control::none())?;
         let options = SessionOptions { context: Some(WINDOW), ..SessionOptions::default() };
         Ok(Self { session: model.session(&options)?, loss: 0.0 })
     }

@@ -603,7 +603,9 @@ mistral_status mistral_model_info(const struct mistral_model *MISTRAL_NONNULL mo
  * (of one session), `total_bytes` (what counts against `max_memory`: weights and all caches), `context`,
  * `cache_type`, `sessions`, and `format` (`"gguf"`, `"safetensors"`), `files` (each with `path` and `bytes`),
  * `architecture`, `n_layers`, `vocab_size`, `max_context`. Activations and the program itself take some tens
- * of megabytes more.
+ * of megabytes more. If `device` has memory of its own, or is `"auto"`: `gpu_layers` (as many as `gpu_layers` of
+ * the options asks for, or all) and `device_bytes` (what these take of that memory with one session, at most: to
+ * be held against `memory_bytes` of `mistral_devices`).
  *
  * What opening the model and the sessions would refuse is refused here too, as far as the headers tell: files
  * that are damaged or not supported, options out of range, bounds that it would pass.

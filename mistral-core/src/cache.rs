@@ -76,10 +76,10 @@ impl LayerCache {
 
     /// Stores `k`, rotated by `angles`, and `v: [t, n_kv_heads * head_dim]` at positions `start..start + t`.
     pub fn write(&mut self, start: usize, k: Tensor<2>, v: Tensor<2>, angles: &Angles) {
-        let taken = self.k.take().expect("a session that panicked is not used again");
-        self.k = Some(kernels::cache_write_rotated(taken, k, angles, &self.spec, start));
-        let taken = self.v.take().expect("a session that panicked is not used again");
-        self.v = Some(kernels::cache_write(taken, v, &self.spec, start));
+        let taken = [&mut self.k, &mut self.v]
+            .map(|cache| cache.take().expect("a session that panicked is not used again"));
+        let written = kernels::cache_write_rotated(taken, [k, v], angles, &self.spec, start);
+        [self.k, self.v] = written.map(Some);
     }
 
     /// Attention of `q: [t, n_heads * head_dim]`, rotated by `angles`, at positions `start..start + t` over what is stored.

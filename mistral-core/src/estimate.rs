@@ -6,14 +6,17 @@ use serde_json::{Value, json};
 
 use crate::cache::KvCache;
 use crate::control::Control;
+use crate::device;
 use crate::engine::{self, ModelOptions};
 use crate::error::{Error, Result};
+use crate::placement::Need;
 use crate::session::{PREFILL_CHUNK, SessionOptions};
 use crate::weights;
 
 /// What [`Model::open`](crate::Model::open) of `path` and `sessions` sessions would take, as JSON: `weights_bytes` (the files), `cache_bytes` (of
 /// one session), `total_bytes` (what counts against `max_memory`), and what the model is: `format`, `files`, `architecture`, `n_layers`,
-/// `vocab_size`, `max_context`. Only headers and configuration are read.
+/// `vocab_size`, `max_context`. Of a device with memory of its own, or `auto`, also `gpu_layers`, as many as are asked for or all, and
+/// `device_bytes`, what these take of its memory with one session, at most. Only headers and configuration are read, and no device is opened.
 ///
 /// # Errors
 /// Those of opening the model and the sessions, as far as they show without the weights and the tokenizer; limits included.
@@ -37,10 +40,17 @@ pub fn estimate(
         files.push(json!({"path": file.path.display().to_string(), "bytes": file.bytes}));
     }
     let weights = checkpoint.total_bytes();
-    Ok(json!({
+    let mut estimate = json!({
         "format": checkpoint.container(), "files": files, "architecture": config.architecture,
         "n_layers": config.layers.len(), "vocab_size": config.vocab_size, "max_context": config.max_context,
         "weights_bytes": weights, "context": context, "cache_type": session.cache_type.name(), "cache_bytes": cache,
         "sessions": sessions, "total_bytes": weights.saturating_add(caches),
-    }))
+    });
+    if !device::is_host(&options.device) {
+        let need = Need::of(&checkpoint, options.quantize, (context, PREFILL_CHUNK), session.cache_type)?;
+        let layers = options.gpu_layers.unwrap_or(usize::MAX).min(need.layers.len());
+        estimate["gpu_layers"] = json!(layers);
+        estimate["device_bytes"] = json!(need.with(layers));
+    }
+    Ok(estimate)
 }

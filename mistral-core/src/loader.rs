@@ -13,6 +13,8 @@ use crate::device::{self, Opened};
 use crate::error::{Error, Result};
 #[cfg(feature = "wgpu")]
 use crate::kernels::CacheType;
+#[cfg(feature = "wgpu")]
+use crate::kernels::check::{Check, small_attention};
 use crate::kernels::cpu::packed::{self, Arena};
 use crate::kernels::cpu::pool;
 use crate::kernels::{self, Activation, Layout, LinearSpec};
@@ -62,16 +64,17 @@ pub fn warm(
 ) -> Result<()> {
     let Some(gpu) = &device.gpu else { return Ok(()) };
     device.settle()?;
-    let check = kernels::check::Check::new(&device.device);
+    let check = Check::new(&device.device);
     let (heads, kv_heads, head_dim) = (config.n_heads, config.n_kv_heads, config.head_dim);
     let style = config.rope.style;
     let steps = 4;
     let mut step = |done| control.step(Progress { phase: "warm", done, total: steps });
-    gpu.once(&format!("elementwise {style:?}"), || check.elementwise(3, heads, head_dim, style))?;
+    gpu.once("elementwise", || check.elementwise(3, heads * head_dim))?;
     step(1)?;
     for (done, cache_type) in [(2, CacheType::F16), (3, CacheType::F32)] {
-        let spec = kernels::check::small_attention(heads, kv_heads, head_dim, cache_type);
-        gpu.once(&format!("attention {cache_type:?} {head_dim}"), || check.attention(&spec, 3))?;
+        let spec = small_attention(heads, kv_heads, head_dim, cache_type);
+        let name = format!("attention {cache_type:?} {style:?} {head_dim}");
+        gpu.once(&name, || check.attention(&spec, 3, style))?;
         step(done)?;
     }
     let mut cache = KvCache::new(config, 4, 4, CacheType::F16, device, false)?;
@@ -122,6 +125,8 @@ impl<'a> Loader<'a, '_> {
         let LayerConfig { window, feed_forward } = self.config.layers[index];
         let name = |part: &str| format!("layers.{index}.{part}.weight");
         let on = &self.options.device.on_layer(index);
+        #[cfg(feature = "wgpu")]
+        self.check_attention(index, on)?;
         Ok(Block {
             device: on.device.clone(),
             attention_norm: self.norm(&name("attention_norm"), dim, norm_eps, on)?,
@@ -144,15 +149,23 @@ impl<'a> Loader<'a, '_> {
             FeedForwardConfig::Moe { n_experts, n_experts_per_tok } => FeedForward::Moe(Moe {
                 gate: self.linear(&format!("{prefix}.gate.weight"), n_experts, self.config.dim, on)?,
                 experts: (0..n_experts)
-                    .map(|e| self.swiglu(&format!("{prefix}.experts.{e}"), on))
+                    .map(|e| self.expert(&format!("{prefix}.experts.{e}"), on))
                     .collect::<Result<_>>()?,
                 n_experts_per_tok,
             }),
         })
     }
 
+    fn expert(&mut self, prefix: &str, on: &Opened) -> Result<SwiGlu> {
+        #[cfg(feature = "wgpu")]
+        self.check_expert(prefix, on)?;
+        self.swiglu(prefix, on)
+    }
+
     fn swiglu(&mut self, prefix: &str, on: &Opened) -> Result<SwiGlu> {
         let ModelConfig { dim, hidden_dim, .. } = *self.config;
+        #[cfg(feature = "wgpu")]
+        self.check_swiglu(prefix, on)?;
         Ok(SwiGlu {
             w1: self.linear(&format!("{prefix}.w1.weight"), hidden_dim, dim, on)?,
             w2: self.linear(&format!("{prefix}.w2.weight"), dim, hidden_dim, on)?,
@@ -185,6 +198,58 @@ impl<'a> Loader<'a, '_> {
     }
 }
 
+/// The kernels that take several matrices, held against the reference once for each device and combination of formats.
+#[cfg(feature = "wgpu")]
+impl Loader<'_, '_> {
+    fn check_attention(&self, index: usize, on: &Opened) -> Result<()> {
+        let ModelConfig { dim, n_heads, n_kv_heads, head_dim, .. } = *self.config;
+        let matrices = [("wq", n_heads), ("wk", n_kv_heads), ("wv", n_kv_heads)].map(|(name, heads)| {
+            (format!("layers.{index}.attention.{name}.weight"), (heads * head_dim, dim))
+        });
+        self.once("attention", matrices, on, |check, [a, b, c]| {
+            let matrices = [(&a.0[..], &a.1), (&b.0[..], &b.1), (&c.0[..], &c.1)];
+            [1, 9].into_iter().try_for_each(|m| check.linear_triple(matrices, m))
+        })
+    }
+
+    fn check_swiglu(&self, prefix: &str, on: &Opened) -> Result<()> {
+        let shape = (self.config.hidden_dim, self.config.dim);
+        let matrices = ["w1", "w3"].map(|name| (format!("{prefix}.{name}.weight"), shape));
+        self.once("feed_forward", matrices, on, |check, [a, b]| {
+            let matrices = [(&a.0[..], &a.1), (&b.0[..], &b.1)];
+            [1, 9].into_iter().try_for_each(|m| check.linear_swiglu(matrices, m))
+        })
+    }
+
+    fn check_expert(&self, prefix: &str, on: &Opened) -> Result<()> {
+        let shape = (self.config.dim, self.config.hidden_dim);
+        let matrices = [(format!("{prefix}.w2.weight"), shape)];
+        self.once("expert", matrices, on, |check, [(bytes, spec)]| check.linear_add(&bytes, &spec))
+    }
+
+    fn once<const N: usize>(
+        &self,
+        what: &str,
+        matrices: [(String, (usize, usize)); N],
+        on: &Opened,
+        check: impl FnOnce(Check<'_>, [(Vec<u8>, LinearSpec); N]) -> Result<()>,
+    ) -> Result<()> {
+        let Some(gpu) = &on.gpu else { return Ok(()) };
+        let (mut name, mut views) = (what.to_owned(), Vec::new());
+        for (matrix, (rows, cols)) in matrices {
+            let view = self.view(&matrix, &[rows, cols])?;
+            let format = stored_as(&view, 0..1, cols, self.options, &on.device).format;
+            name = name + " " + format.name();
+            views.push((view, (rows, cols)));
+        }
+        gpu.once(&name, || {
+            let samples = views.iter().map(|(view, shape)| sample(view, *shape, self.options, on));
+            let samples = samples.collect::<Result<Vec<_>>>()?;
+            check(Check::new(&on.device), samples.try_into().expect("a sample of each"))
+        })
+    }
+}
+
 /// Most block formats are interleaved in memory of our own, as large as the original; `Q8_0` and numbers are multiplied from the mapped file, or
 /// copied to a device with memory of its own, in as many parts as it asks for.
 fn place(
@@ -195,20 +260,13 @@ fn place(
     on: &Opened,
     arena: &mut Arena,
 ) -> Result<(Linear, Layout)> {
-    let quantize =
-        options.quantize.filter(|to| !view.format.is_quantized() && cols.is_multiple_of(to.block_len()));
     let device = &on.device;
-    let (format, layout) = kernels::form(quantize.unwrap_or(view.format), quantize.is_none(), device);
     let stored = device::stored(device);
-    let spec = |range: Range<usize>| {
-        let scale = view.scale.as_ref().filter(|_| layout == Layout::Rows);
-        let scale = scale.map(|scale| Arc::new(scale.of_rows(range.clone(), cols)));
-        LinearSpec { format, layout, rows: range.len(), cols, scale, activation: options.activation }
-    };
+    let LinearSpec { format, layout, .. } = stored_as(view, 0..rows, cols, options, device);
     #[cfg(feature = "wgpu")]
-    check_kernel(view, &spec(0..rows.min(packed::GROUP_ROWS)), on)?;
+    check_kernel(view, (rows, cols), options, on)?;
     let mut part = |range: Range<usize>| -> Result<_> {
-        let spec = spec(range.clone());
+        let spec = stored_as(view, range.clone(), cols, options, device);
         let bytes = match layout {
             Layout::Packed => {
                 let memory = arena.zeroed(packed::packed_len(format, range.len(), cols)?)?;
@@ -267,22 +325,57 @@ fn plain(view: &TensorView<'_>, rows: Range<usize>, spec: &LinearSpec) -> Result
     Ok(values.iter().flat_map(|value| value.to_le_bytes()).collect())
 }
 
-/// Holds the kernel for the form of `view` against the reference on its first rows, once for each device; `spec` describes these.
+/// The first rows of `view`, as `on` holds them: what its kernels are tried on.
 #[cfg(feature = "wgpu")]
-fn check_kernel(view: &TensorView<'_>, spec: &LinearSpec, device: &Opened) -> Result<()> {
-    let Some(gpu) = &device.gpu else { return Ok(()) };
-    gpu.once(&format!("linear {}", spec.format.name()), || {
-        let bytes = match spec.layout {
-            Layout::Packed => {
-                let len = packed::packed_len(spec.format, spec.rows, spec.cols)?;
-                let memory = Arena::default().zeroed(len)?;
-                pack(view, spec.format, 0..spec.rows, spec.cols, memory)?.to_vec()
-            }
-            Layout::Rows => plain(view, 0..spec.rows, spec)?,
-        };
-        let check = kernels::check::Check::new(&device.device);
-        [1, 9].into_iter().try_for_each(|m| check.linear(&bytes, spec, m))
+fn sample(
+    view: &TensorView<'_>,
+    (rows, cols): (usize, usize),
+    options: &LoadOptions,
+    on: &Opened,
+) -> Result<(Vec<u8>, LinearSpec)> {
+    let spec = stored_as(view, 0..rows.min(packed::GROUP_ROWS), cols, options, &on.device);
+    let bytes = match spec.layout {
+        Layout::Packed => {
+            let len = packed::packed_len(spec.format, spec.rows, cols)?;
+            let memory = Arena::default().zeroed(len)?;
+            pack(view, spec.format, 0..spec.rows, cols, memory)?.to_vec()
+        }
+        Layout::Rows => plain(view, 0..spec.rows, &spec)?,
+    };
+    Ok((bytes, spec))
+}
+
+/// Holds the kernel for the form of `view` against the reference, once for each device.
+#[cfg(feature = "wgpu")]
+fn check_kernel(
+    view: &TensorView<'_>,
+    shape: (usize, usize),
+    options: &LoadOptions,
+    on: &Opened,
+) -> Result<()> {
+    let Some(gpu) = &on.gpu else { return Ok(()) };
+    let format = stored_as(view, 0..1, shape.1, options, &on.device).format;
+    gpu.once(&format!("linear {}", format.name()), || {
+        let (bytes, spec) = sample(view, shape, options, on)?;
+        let check = Check::new(&on.device);
+        [1, 9].into_iter().try_for_each(|m| check.linear(&bytes, &spec, m))
     })
+}
+
+/// How rows of `view` lie in the memory of `device`.
+fn stored_as(
+    view: &TensorView<'_>,
+    rows: Range<usize>,
+    cols: usize,
+    options: &LoadOptions,
+    device: &Device,
+) -> LinearSpec {
+    let quantize =
+        options.quantize.filter(|to| !view.format.is_quantized() && cols.is_multiple_of(to.block_len()));
+    let (format, layout) = kernels::form(quantize.unwrap_or(view.format), quantize.is_none(), device);
+    let scale = view.scale.as_ref().filter(|_| layout == Layout::Rows);
+    let scale = scale.map(|scale| Arc::new(scale.of_rows(rows.clone(), cols)));
+    LinearSpec { format, layout, rows: rows.len(), cols, scale, activation: options.activation }
 }
 
 /// Packed bytes that a thread gets memory for at a time, and then writes while they are in its cache.

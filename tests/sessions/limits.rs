@@ -133,6 +133,26 @@ fn an_estimate_is_what_opening_takes() {
     }
 }
 
+/// Keys and values of one session, the weights without the embeddings, which stay with the host, and what is promised beside them.
+#[test]
+fn an_estimate_of_a_device_with_memory_of_its_own_says_what_layers_take_there() {
+    let path = fixture("models").join("dense_swa");
+    let session = SessionOptions { context: Some(300), ..SessionOptions::default() };
+    let found = |gpu_layers| {
+        let options = ModelOptions { device: "auto".to_owned(), gpu_layers, ..ModelOptions::default() };
+        estimate(&path, &options, &session, 1).unwrap()
+    };
+    let all = found(None);
+    let layers = all["n_layers"].as_u64().unwrap();
+    assert_eq!(all["gpu_layers"], layers);
+    let bytes = |found: &serde_json::Value| found["device_bytes"].as_u64().unwrap();
+    let most = all["weights_bytes"].as_u64().unwrap() + all["cache_bytes"].as_u64().unwrap();
+    assert!(bytes(&all) > 200 << 20 && bytes(&all) < most * 115 / 100 + (200 << 20), "{all}");
+    assert_eq!((&found(Some(0))["gpu_layers"], bytes(&found(Some(0)))), (&json!(0), 0));
+    let one = found(Some(1));
+    assert!(one["gpu_layers"] == 1 && bytes(&one) < bytes(&all) && bytes(&one) > 200 << 20, "{one}");
+}
+
 #[test]
 fn an_estimate_refuses_what_opening_refuses() {
     let folder = temp();

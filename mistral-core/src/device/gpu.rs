@@ -58,6 +58,7 @@ pub struct Gpu {
     device: Device,
     index: usize,
     info: Value,
+    runtime: cubecl::Device,
     client: Client,
     faults: Arc<Faults>,
     /// Which of the kernels' checks it has passed.
@@ -84,6 +85,11 @@ impl Gpu {
     #[cfg(test)]
     pub(crate) fn client(&self) -> &Client {
         &self.client
+    }
+
+    /// What its tensors name, to launch kernels of one's own.
+    pub(crate) fn runtime(&self) -> &cubecl::Device {
+        &self.runtime
     }
 
     /// Bytes of its memory, where its driver says it.
@@ -316,9 +322,10 @@ fn start(adapter: &wgpu::Adapter, index: usize, info: Value) -> std::result::Res
     };
     let options = RuntimeOptions { tasks_max: 32, memory_config: MemoryConfiguration::default() };
     let device = try_init_device(setup, options).map_err(|error| error.to_string())?;
-    let client = cubecl::Device::Wgpu(device.clone()).client();
+    let runtime = cubecl::Device::Wgpu(device.clone());
+    let client = runtime.client();
     let faults = Arc::new(Faults::default());
     let told = Arc::clone(&faults);
     handle.on_uncaptured_error(Arc::new(move |error: wgpu::Error| told.on_error(&error)));
-    Ok(Gpu { device: device.into(), index, info, client, faults, passed: Mutex::default(), handle })
+    Ok(Gpu { device: device.into(), index, info, runtime, client, faults, passed: Mutex::default(), handle })
 }

@@ -28,7 +28,7 @@ pub fn names() -> Vec<&'static str> {
 /// Whether the device computes every output element by one fixed sequence of operations, whatever runs beside it: what
 /// [`crate::determinism`] promises for it. A device is not until the tests of that hold on it.
 pub fn is_reproducible(name: &str) -> bool {
-    ["cpu", "ndarray"].contains(&name) && names().contains(&name)
+    is_host(name) && names().contains(&name)
 }
 
 /// The devices of this machine that this build can open: objects with a `name` for [`open`] and a `kind`; those of wgpu with what their
@@ -190,6 +190,11 @@ pub fn check(name: &str) -> Result<()> {
     let not_built = name == "ndarray" || is_wgpu(name);
     let found = if not_built { format!("{name} (not built into this library)") } else { name.to_owned() };
     Err(Error::unsupported("device", found, format!("auto, {}", built.join(", "))))
+}
+
+/// Whether `name` is that of a device whose tensors lie in host memory.
+pub fn is_host(name: &str) -> bool {
+    ["cpu", "ndarray"].contains(&name)
 }
 
 fn is_wgpu(name: &str) -> bool {

@@ -5,7 +5,7 @@ use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Flex, TensorData, read_sync};
 use burn::tensor::{Device, Int, Tensor};
 
-use super::{AttentionSpec, CacheSpec, CacheType, Layout, LinearSpec, reference};
+use super::{Angles, AttentionSpec, CacheSpec, CacheType, Layout, LinearSpec, reference};
 use crate::config::RopeStyle;
 use crate::device;
 use crate::error::{Error, Result};
@@ -87,70 +87,165 @@ impl<'a> Check<'a> {
             bytes_on_host(bytes),
             spec.clone(),
         ));
-        let weights = reference::decode(bytes, spec);
-        let sums: Vec<f32> =
-            weights.chunks_exact(spec.cols.max(1)).map(|row| row.iter().map(|w| w.abs()).sum()).collect();
-        let stored = match spec.layout {
-            Layout::Packed => bytes.to_vec(),
-            Layout::Rows => super::words(bytes.to_vec(), spec),
-        };
-        let got = super::linear(self.tensor(&x, [m, spec.cols]), &self.stored(stored), spec);
+        let got = super::linear(self.tensor(&x, [m, spec.cols]), &self.weight(bytes, spec), spec);
         let what = format!("linear {} [{m}, {}] x {}", spec.format.name(), spec.cols, spec.rows);
-        self.equal(&what, got, &want, &sums)
+        self.equal(&what, got, &want, &sums(bytes, spec))
     }
 
-    /// Norm, rotation and gate of `t` rows.
+    /// Three products of one input at once.
     ///
     /// # Errors
     /// As [`Check::linear`].
-    pub fn elementwise(&self, t: usize, heads: usize, head_dim: usize, style: RopeStyle) -> Result<()> {
-        let (width, half) = (heads * head_dim, head_dim / 2);
+    pub fn linear_triple(&self, matrices: [(&[u8], &LinearSpec); 3], m: usize) -> Result<()> {
+        let cols = matrices[0].1.cols;
+        let x = numbers(m * cols, 7);
+        let [a, b, c] = &matrices.map(|(bytes, spec)| self.weight(bytes, spec));
+        let specs = matrices.map(|(_, spec)| spec);
+        let got = super::linear_triple(self.tensor(&x, [m, cols]), [a, b, c], specs);
+        for (got, (bytes, spec)) in got.into_iter().zip(matrices) {
+            let want = reference::linear::<Flex>(on_host(&x, &[m, cols]), bytes_on_host(bytes), spec.clone());
+            self.equal("linear_triple", got, &values(want), &sums(bytes, spec))?;
+        }
+        Ok(())
+    }
+
+    /// Gate and up and their product, and that of an expert that was chosen.
+    ///
+    /// # Errors
+    /// As [`Check::linear`].
+    pub fn linear_swiglu(&self, matrices: [(&[u8], &LinearSpec); 2], m: usize) -> Result<()> {
+        let cols = matrices[0].1.cols;
+        let x = numbers(m * cols, 7);
+        let products = matrices.map(|(bytes, spec)| {
+            reference::linear::<Flex>(on_host(&x, &[m, cols]), bytes_on_host(bytes), spec.clone())
+        });
+        // What is off in one product is multiplied by the other.
+        let largest = products.iter().flat_map(|product| values(product.clone()));
+        let largest = largest.fold(1f32, |largest, x| largest.max(x.abs()));
+        let [gate_sums, up_sums] = matrices.map(|(bytes, spec)| sums(bytes, spec));
+        let scale: Vec<f32> = gate_sums.iter().zip(up_sums).map(|(a, b)| (a + b) * largest).collect();
+        let [gate, up] = products;
+        let want = values(reference::swiglu::<Flex>(gate, up));
+        let [a, b] = &matrices.map(|(bytes, spec)| self.weight(bytes, spec));
+        let (x, specs) = (self.tensor(&x, [m, cols]), matrices.map(|(_, spec)| spec));
+        let got = super::linear_swiglu(x.clone(), [a, b], specs);
+        self.equal("linear_swiglu", got, &want, &scale)?;
+        if m > 1 {
+            return Ok(());
+        }
+        let got = super::linear_swiglu_if(x, [a, b], self.tensor(&[0.0, 0.5], [1, 2]), specs, 1);
+        self.equal("linear_swiglu_if", got, &want, &scale)
+    }
+
+    /// [`super::linear_add`] of an expert that was chosen, and of one that was not.
+    ///
+    /// # Errors
+    /// As [`Check::linear`].
+    pub fn linear_add(&self, bytes: &[u8], spec: &LinearSpec) -> Result<()> {
+        let (x, sum) = (numbers(spec.cols, 7), numbers(spec.rows, 8));
+        let product =
+            reference::linear::<Flex>(on_host(&x, &[1, spec.cols]), bytes_on_host(bytes), spec.clone());
+        let scale: Vec<f32> = sums(bytes, spec).iter().map(|sum| sum + 1.0).collect();
+        for (expert, route) in [(0, 0.0f32), (1, 0.75)] {
+            let routes = on_host(&[0.0, 0.75], &[1, 2]);
+            let sum_on_host = on_host(&sum, &[1, spec.rows]);
+            let want = reference::add_weighed::<Flex>(sum_on_host, product.clone(), routes, expert);
+            let got = super::linear_add(
+                self.tensor(&sum, [1, spec.rows]),
+                self.tensor(&x, [1, spec.cols]),
+                self.weight(bytes, spec),
+                self.tensor(&[0.0, 0.75], [1, 2]),
+                spec,
+                expert,
+            );
+            self.equal(&format!("linear_add of {route}"), got, &values(want), &scale)?;
+        }
+        Ok(())
+    }
+
+    /// A weight whose bytes lie in host memory, as the device holds it.
+    fn weight(&self, bytes: &[u8], spec: &LinearSpec) -> Tensor<1, Int> {
+        self.stored(match spec.layout {
+            Layout::Packed => bytes.to_vec(),
+            Layout::Rows => super::words(bytes.to_vec(), spec),
+        })
+    }
+
+    /// Norm, with and without a sum, and gate of `t` rows.
+    ///
+    /// # Errors
+    /// As [`Check::linear`].
+    pub fn elementwise(&self, t: usize, width: usize) -> Result<()> {
         let (x, y, weight) = (numbers(t * width, 1), numbers(t * width, 2), numbers(width, 3));
-        let (cos, sin) = (numbers(t * half, 4), numbers(t * half, 5));
-        let host = |values: &[f32], width: usize| on_host(values, &[values.len() / width, width]);
-        let want = values(reference::rms_norm::<Flex>(host(&x, width), on_host(&weight, &[width]), 1e-5));
-        let got = super::rms_norm(self.tensor(&x, [t, width]), self.tensor(&weight, [width]), 1e-5);
-        self.equal("rms_norm", got, &want, &[4.0])?;
-        let want =
-            values(reference::rope::<Flex>(host(&x, width), host(&cos, half), host(&sin, half), style));
-        let angles = (self.tensor(&cos, [t, half]), self.tensor(&sin, [t, half]));
-        let got = super::rope(self.tensor(&x, [t, width]), angles.0, angles.1, style);
-        self.equal("rope", got, &want, &[1.0])?;
-        let want = values(reference::swiglu::<Flex>(host(&x, width), host(&y, width)));
-        let got = super::swiglu(self.tensor(&x, [t, width]), self.tensor(&y, [t, width]));
-        self.equal("swiglu", got, &want, &[1.0])
+        let host = |values: &[f32]| on_host(values, &[t, width]);
+        let norm = |x: FloatTensor<Flex>| reference::rms_norm::<Flex>(x, on_host(&weight, &[width]), 1e-5);
+        let tensor = |values: &[f32]| self.tensor(values, [t, width]);
+        let weights = self.tensor(&weight, [width]);
+        let got = super::rms_norm(tensor(&x), weights.clone(), 1e-5);
+        self.equal("rms_norm", got, &values(norm(host(&x))), &[4.0])?;
+        let both: Vec<f32> = x.iter().zip(&y).map(|(x, y)| x + y).collect();
+        let [sum, normed] = super::add_rms_norm(tensor(&x), tensor(&y), weights, 1e-5);
+        self.equal("add_rms_norm, sum", sum, &both, &[2.0])?;
+        self.equal("add_rms_norm", normed, &values(norm(host(&both))), &[4.0])?;
+        let want = values(reference::swiglu::<Flex>(host(&x), host(&y)));
+        self.equal("swiglu", super::swiglu(tensor(&x), tensor(&y)), &want, &[1.0])
     }
 
     /// A cache that is filled to `spec.start`, written `t` positions more, and attended from them.
     ///
     /// # Errors
     /// As [`Check::linear`].
-    pub fn attention(&self, spec: &AttentionSpec, t: usize) -> Result<()> {
+    pub fn attention(&self, spec: &AttentionSpec, t: usize, style: RopeStyle) -> Result<()> {
         let CacheSpec { n_kv_heads, head_dim, cache_type, .. } = spec.cache;
-        let (width, all) = (n_kv_heads * head_dim, spec.start + t);
+        let (width, half, all) = (n_kv_heads * head_dim, head_dim / 2, spec.start + t);
         let queries = spec.n_heads * head_dim;
         let rows = [numbers(all * width, 4), numbers(all * width, 5)];
+        // No larger than numbers that were rotated: a cosine and a sine.
+        let turns: Vec<f32> = numbers(all * half, 6).iter().map(|x| x * 3.0).collect();
+        let angles = |range: std::ops::Range<usize>| {
+            let turns = &turns[range.start * half..range.end * half];
+            [turns.iter().map(|x| x.cos()).collect::<Vec<f32>>(), turns.iter().map(|x| x.sin()).collect()]
+        };
+        let rotated = |x: &[f32], width: usize, range: std::ops::Range<usize>| {
+            let shape = [range.len(), half];
+            let [cos, sin] = angles(range).map(|angles| on_host(&angles, &shape));
+            reference::rope::<Flex>(on_host(x, &[shape[0], width]), cos, sin, style)
+        };
+        let ours_of = |range: std::ops::Range<usize>| {
+            let shape = [range.len(), half];
+            let [cos, sin] = angles(range).map(|angles| self.tensor(&angles, shape));
+            Angles { cos, sin, style }
+        };
         let empty = vec![0; spec.cache.bytes()];
         let mut ours = [self.stored(empty.clone()), self.stored(empty.clone())];
         let mut plain = [bytes_on_host(&empty), bytes_on_host(&empty)];
         let steps = (0..spec.start).step_by(16).map(|at| at..(at + 16).min(spec.start));
         for range in steps.chain(std::iter::once(spec.start..all)) {
-            for i in 0..2 {
-                let part = &rows[i][range.start * width..range.end * width];
-                let (cache, shape) = (&spec.cache, [range.len(), width]);
-                ours[i] = super::cache_write(ours[i].clone(), self.tensor(part, shape), cache, range.start);
-                let part = on_host(part, &shape);
-                plain[i] = reference::cache_write::<Flex>(plain[i].clone(), part, cache.clone(), range.start);
-            }
+            let parts = rows.each_ref().map(|rows| &rows[range.start * width..range.end * width]);
+            let (shape, cache) = ([range.len(), width], &spec.cache);
+            let tensors = parts.map(|part| self.tensor(part, shape));
+            ours = super::cache_write_rotated(ours, tensors, &ours_of(range.clone()), cache, range.start);
+            let [k, v] = plain;
+            let write =
+                |cache, rows| reference::cache_write::<Flex>(cache, rows, spec.cache.clone(), range.start);
+            plain = [write(k, rotated(parts[0], width, range.clone())), write(v, on_host(parts[1], &shape))];
         }
         let q = numbers(t * queries, 9);
         let [k, v] = plain;
-        let want = values(reference::attention::<Flex>(on_host(&q, &[t, queries]), k, v, spec.clone()));
+        let turned = rotated(&q, queries, spec.start..all);
+        let want = values(reference::attention::<Flex>(turned, k, v, spec.clone()));
         let [k, v] = ours;
-        let got = super::attention(self.tensor(&q, [t, queries]), k, v, spec.clone());
+        let angles = ours_of(spec.start..all);
+        let got = super::attention_rotated(self.tensor(&q, [t, queries]), &angles, k, v, spec.clone());
         let what = format!("attention {} [{t}, {} of {head_dim}]", cache_type.name(), spec.n_heads);
         self.equal(&what, got, &want, &[1.0])
     }
+}
+
+/// What the magnitudes of each row of a matrix add up to.
+fn sums(bytes: &[u8], spec: &LinearSpec) -> Vec<f32> {
+    let weights = reference::decode(bytes, spec);
+    weights.chunks_exact(spec.cols.max(1)).map(|row| row.iter().map(|w| w.abs()).sum()).collect()
 }
 
 /// The attention of a model's shape, over a few positions.
@@ -160,6 +255,7 @@ pub fn small_attention(
     head_dim: usize,
     cache_type: CacheType,
 ) -> AttentionSpec {
+    // Around position 256, where kernels may begin another part.
     let cache = CacheSpec { n_kv_heads, capacity: 40, head_dim, cache_type };
-    AttentionSpec { n_heads, start: 30, window: Some(20), scale: (head_dim as f32).powf(-0.5), cache }
+    AttentionSpec { n_heads, start: 254, window: Some(20), scale: (head_dim as f32).powf(-0.5), cache }
 }

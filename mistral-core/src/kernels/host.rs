@@ -134,16 +134,21 @@ macro_rules! override_kernels {
                 $crate::kernels::host::cache_write::<Self>(cache, rows, &spec, start)
             }
             fn cache_write_rotated(
-                cache: burn::backend::tensor::IntTensor<Self>,
-                rows: burn::backend::tensor::FloatTensor<Self>,
+                k: burn::backend::tensor::IntTensor<Self>,
+                v: burn::backend::tensor::IntTensor<Self>,
+                keys: burn::backend::tensor::FloatTensor<Self>,
+                values: burn::backend::tensor::FloatTensor<Self>,
                 cos: burn::backend::tensor::FloatTensor<Self>,
                 sin: burn::backend::tensor::FloatTensor<Self>,
                 style: $crate::config::RopeStyle,
                 spec: $crate::kernels::CacheSpec,
                 start: usize,
-            ) -> burn::backend::tensor::IntTensor<Self> {
-                let rows = $crate::kernels::host::rotated::<Self>(rows, &cos, &sin, style);
-                $crate::kernels::host::store::<Self>(cache, &rows, &spec, start)
+            ) -> Vec<burn::backend::tensor::IntTensor<Self>> {
+                let keys = $crate::kernels::host::rotated::<Self>(keys, &cos, &sin, style);
+                vec![
+                    $crate::kernels::host::store::<Self>(k, &keys, &spec, start),
+                    $crate::kernels::host::cache_write::<Self>(v, values, &spec, start),
+                ]
             }
             fn attention_rotated(
                 q: burn::backend::tensor::FloatTensor<Self>,

@@ -175,19 +175,32 @@ pub trait Kernels: Backend {
         reference::route::<Self>(logits, k)
     }
 
-    /// [`Kernels::linear`] of one row by a matrix of expert `expert`, if it weighs anything in `routes: [1, n_experts]`; else zeros, and the
-    /// matrix is not read.
-    fn linear_if(
+    /// [`Kernels::swiglu`] of the products of `x: [t, cols]` with two matrices, gate and up: `[t, rows]`.
+    fn linear_swiglu(
         x: FloatTensor<Self>,
-        weight: IntTensor<Self>,
-        routes: FloatTensor<Self>,
-        spec: LinearSpec,
-        expert: usize,
+        #[extension_type] weights: Weights<Self>,
+        specs: Vec<LinearSpec>,
     ) -> FloatTensor<Self> {
-        reference::linear_if::<Self>(x, weight, routes, spec, expert)
+        let mut products = <Self as Kernels>::linear(x, weights, specs).into_iter();
+        let mut next = || products.next().expect("a product for each matrix");
+        let (gate, up) = (next(), next());
+        Self::swiglu(gate, up)
     }
 
-    /// `sum: [1, rows]` and [`Kernels::linear_if`] times what the expert weighs.
+    /// [`Kernels::linear_swiglu`] of one row by matrices of expert `expert`. If that weighs nothing in `routes: [1, n_experts]`, they need not be
+    /// read, and the result is any numbers.
+    fn linear_swiglu_if(
+        x: FloatTensor<Self>,
+        #[extension_type] weights: Weights<Self>,
+        routes: FloatTensor<Self>,
+        specs: Vec<LinearSpec>,
+        expert: usize,
+    ) -> FloatTensor<Self> {
+        drop((routes, expert));
+        Self::linear_swiglu(x, weights, specs)
+    }
+
+    /// `sum: [1, rows]` and the product of one row with a matrix of expert `expert`, times what that weighs in `routes: [1, n_experts]`.
     fn linear_add(
         sum: FloatTensor<Self>,
         x: FloatTensor<Self>,
@@ -196,7 +209,7 @@ pub trait Kernels: Backend {
         spec: LinearSpec,
         expert: usize,
     ) -> FloatTensor<Self> {
-        let product = Self::linear_if(x, weight, routes.clone(), spec, expert);
+        let product = <Self as Kernels>::linear(x, Weights::One(weight), vec![spec]).remove(0);
         reference::add_weighed::<Self>(sum, product, routes, expert)
     }
 
@@ -241,17 +254,21 @@ pub trait Kernels: Backend {
         reference::cache_write::<Self>(cache, rows, spec, start)
     }
 
-    /// [`Kernels::cache_write`] of what [`Kernels::rope`] makes of `rows`.
+    /// [`Kernels::cache_write`] of keys that [`Kernels::rope`] has rotated, and of values: both caches.
+    #[allow(clippy::too_many_arguments, reason = "two caches and what goes into them")]
     fn cache_write_rotated(
-        cache: IntTensor<Self>,
-        rows: FloatTensor<Self>,
+        k: IntTensor<Self>,
+        v: IntTensor<Self>,
+        keys: FloatTensor<Self>,
+        values: FloatTensor<Self>,
         cos: FloatTensor<Self>,
         sin: FloatTensor<Self>,
         style: RopeStyle,
         spec: CacheSpec,
         start: usize,
-    ) -> IntTensor<Self> {
-        Self::cache_write(cache, Self::rope(rows, cos, sin, style), spec, start)
+    ) -> Vec<IntTensor<Self>> {
+        let keys = Self::rope(keys, cos, sin, style);
+        vec![Self::cache_write(k, keys, spec.clone(), start), Self::cache_write(v, values, spec, start)]
     }
 
     /// [`Kernels::attention`] of what [`Kernels::rope`] makes of `q`.
@@ -310,12 +327,6 @@ pub fn linear(x: Tensor<2>, weight: &Tensor<1, Int>, spec: &LinearSpec) -> Tenso
     y
 }
 
-/// [`Kernels::linear`] for two matrices.
-pub fn linear_pair(x: Tensor<2>, weights: [&Tensor<1, Int>; 2], specs: [&LinearSpec; 2]) -> [Tensor<2>; 2] {
-    let [a, b] = weights.map(primitive);
-    products(x, Weights::Two(a, b), specs)
-}
-
 /// [`Kernels::linear`] for three matrices.
 pub fn linear_triple(x: Tensor<2>, weights: [&Tensor<1, Int>; 3], specs: [&LinearSpec; 3]) -> [Tensor<2>; 3] {
     let [a, b, c] = weights.map(primitive);
@@ -341,16 +352,35 @@ pub fn route(logits: Tensor<2>, k: usize) -> Tensor<2> {
     Tensor::from_dispatch(<Dispatch as Kernels>::route(logits.into_dispatch(), k))
 }
 
-/// [`Kernels::linear_if`] on the device of the tensors.
-pub fn linear_if(
+/// [`Kernels::linear_swiglu`] on the device of the tensors.
+pub fn linear_swiglu(x: Tensor<2>, weights: [&Tensor<1, Int>; 2], specs: [&LinearSpec; 2]) -> Tensor<2> {
+    let [gate, up] = weights.map(primitive);
+    let specs = specs.into_iter().cloned().collect();
+    Tensor::from_dispatch(<Dispatch as Kernels>::linear_swiglu(
+        x.into_dispatch(),
+        Weights::Two(gate, up),
+        specs,
+    ))
+}
+
+/// [`Kernels::linear_swiglu_if`] on the device of the tensors.
+pub fn linear_swiglu_if(
     x: Tensor<2>,
-    weight: Tensor<1, Int>,
+    weights: [&Tensor<1, Int>; 2],
     routes: Tensor<2>,
-    spec: &LinearSpec,
+    specs: [&LinearSpec; 2],
     expert: usize,
 ) -> Tensor<2> {
-    let (x, weight, routes) = (x.into_dispatch(), weight.into_dispatch(), routes.into_dispatch());
-    Tensor::from_dispatch(<Dispatch as Kernels>::linear_if(x, weight, routes, spec.clone(), expert))
+    let [gate, up] = weights.map(primitive);
+    let (x, routes) = (x.into_dispatch(), routes.into_dispatch());
+    let specs = specs.into_iter().cloned().collect();
+    Tensor::from_dispatch(<Dispatch as Kernels>::linear_swiglu_if(
+        x,
+        Weights::Two(gate, up),
+        routes,
+        specs,
+        expert,
+    ))
 }
 
 /// [`Kernels::linear_add`] on the device of the tensors.
@@ -370,20 +400,6 @@ pub fn linear_add(
 /// [`Kernels::rms_norm`] on the device of the tensors.
 pub fn rms_norm(x: Tensor<2>, weight: Tensor<1>, eps: f32) -> Tensor<2> {
     Tensor::from_dispatch(<Dispatch as Kernels>::rms_norm(x.into_dispatch(), weight.into_dispatch(), eps))
-}
-
-/// [`Kernels::rope`] on the device of the tensors: for the check of a device.
-#[cfg(feature = "wgpu")]
-pub fn rope(x: Tensor<2>, cos: Tensor<2>, sin: Tensor<2>, style: RopeStyle) -> Tensor<2> {
-    let (cos, sin) = (cos.into_dispatch(), sin.into_dispatch());
-    Tensor::from_dispatch(<Dispatch as Kernels>::rope(x.into_dispatch(), cos, sin, style))
-}
-
-/// [`Kernels::attention`] on the device of the tensors: for the check of a device.
-#[cfg(feature = "wgpu")]
-pub fn attention(q: Tensor<2>, k: Tensor<1, Int>, v: Tensor<1, Int>, spec: AttentionSpec) -> Tensor<2> {
-    let (q, k, v) = (q.into_dispatch(), k.into_dispatch(), v.into_dispatch());
-    Tensor::from_dispatch(<Dispatch as Kernels>::attention(q, k, v, spec))
 }
 
 /// [`Kernels::add_rms_norm`] on the device of the tensors.
@@ -406,19 +422,19 @@ pub struct Angles {
 
 /// [`Kernels::cache_write_rotated`] on the device of the tensors.
 pub fn cache_write_rotated(
-    cache: Tensor<1, Int>,
-    rows: Tensor<2>,
+    caches: [Tensor<1, Int>; 2],
+    rows: [Tensor<2>; 2],
     angles: &Angles,
     spec: &CacheSpec,
     start: usize,
-) -> Tensor<1, Int> {
+) -> [Tensor<1, Int>; 2] {
     let (cos, sin) = (angles.cos.clone().into_dispatch(), angles.sin.clone().into_dispatch());
-    let (cache, rows) = (cache.into_dispatch(), rows.into_dispatch());
-    let style = angles.style;
-    let spec = spec.clone();
-    Tensor::from_dispatch(<Dispatch as Kernels>::cache_write_rotated(
-        cache, rows, cos, sin, style, spec, start,
-    ))
+    let ([k, v], [keys, values]) = (caches.map(Tensor::into_dispatch), rows.map(Tensor::into_dispatch));
+    let (style, spec) = (angles.style, spec.clone());
+    let mut both =
+        <Dispatch as Kernels>::cache_write_rotated(k, v, keys, values, cos, sin, style, spec, start)
+            .into_iter();
+    std::array::from_fn(|_| Tensor::from_dispatch(both.next().expect("keys and values")))
 }
 
 /// [`Kernels::attention_rotated`] on the device of the tensors.
@@ -438,10 +454,4 @@ pub fn attention_rotated(
 /// [`Kernels::swiglu`] on the device of the tensors.
 pub fn swiglu(gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
     Tensor::from_dispatch(<Dispatch as Kernels>::swiglu(gate.into_dispatch(), up.into_dispatch()))
-}
-
-/// [`Kernels::cache_write`] on the device of the tensors.
-pub fn cache_write(cache: Tensor<1, Int>, rows: Tensor<2>, spec: &CacheSpec, start: usize) -> Tensor<1, Int> {
-    let (cache, rows) = (cache.into_dispatch(), rows.into_dispatch());
-    Tensor::from_dispatch(<Dispatch as Kernels>::cache_write(cache, rows, spec.clone(), start))
 }

@@ -65,18 +65,6 @@ pub fn route<B: Backend>(logits: FloatTensor<B>, k: usize) -> FloatTensor<B> {
     B::float_from_data(TensorData::new(routes, shape), &device)
 }
 
-pub fn linear_if<B: Backend>(
-    x: FloatTensor<B>,
-    weight: IntTensor<B>,
-    routes: FloatTensor<B>,
-    spec: LinearSpec,
-    expert: usize,
-) -> FloatTensor<B> {
-    let chosen = floats::<B>(routes)[expert] != 0.0;
-    let product = linear::<B>(x, weight, spec);
-    if chosen { product } else { B::float_mul_scalar(product, 0.0f32.into()) }
-}
-
 pub fn add_weighed<B: Backend>(
     sum: FloatTensor<B>,
     product: FloatTensor<B>,

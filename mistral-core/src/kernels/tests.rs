@@ -173,10 +173,15 @@ fn check_rotated<B: Kernels>() {
     let angle = |seed| floats::<B>(random(t * head_dim / 2, seed), &[t, head_dim / 2]);
     let empty = || bytes::<B>(&vec![0; cache.bytes()]);
     let rotated = |x| B::rope(x, angle(2), angle(3), style);
-    let k = B::cache_write_rotated(empty(), x(2, 1), angle(2), angle(3), style, cache.clone(), 2);
-    let want = B::cache_write(empty(), rotated(x(2, 1)), cache.clone(), 2);
+    let (k, v) = (x(2, 1), x(2, 7));
+    let mut both =
+        B::cache_write_rotated(empty(), empty(), k, v, angle(2), angle(3), style, cache.clone(), 2);
+    let (v, k) = (both.remove(1), both.remove(0));
     let ints = |tensor: &IntTensor<B>| read_sync(B::int_into_data(tensor.clone())).unwrap();
-    assert!(ints(&k) == ints(&want) && ints(&k) != ints(&empty()));
+    for (got, rows) in [(&k, rotated(x(2, 1))), (&v, x(2, 7))] {
+        let want = B::cache_write(empty(), rows, cache.clone(), 2);
+        assert!(ints(got) == ints(&want) && ints(got) != ints(&empty()));
+    }
     let got = B::attention_rotated(x(4, 5), angle(2), angle(3), style, k.clone(), k.clone(), spec.clone());
     assert_eq!(
         values::<B>(got),

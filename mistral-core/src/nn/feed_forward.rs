@@ -26,8 +26,7 @@ impl SwiGlu {
 
     /// `x: [t, dim]` → `[t, dim]`.
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        let [gate, up] = Linear::pair([&self.w1, &self.w3], x); // [t, hidden_dim]
-        self.w2.forward(kernels::swiglu(gate, up))
+        self.w2.forward(Linear::swiglu([&self.w1, &self.w3], x)) // [t, hidden_dim] → [t, dim]
     }
 }
 
@@ -79,9 +78,8 @@ impl Moe {
     fn one_token(&self, x: Tensor<2>, routes: &Tensor<2>) -> Tensor<2> {
         let experts = self.experts.iter().enumerate();
         experts.fold(x.zeros_like(), |sum, (e, expert)| {
-            let gate = expert.w1.forward_if(x.clone(), routes, e);
-            let up = expert.w3.forward_if(x.clone(), routes, e);
-            expert.w2.forward_add(sum, kernels::swiglu(gate, up), routes, e)
+            let h = Linear::swiglu_if([&expert.w1, &expert.w3], x.clone(), routes, e); // [1, hidden_dim]
+            expert.w2.forward_add(sum, h, routes, e)
         })
     }
 }

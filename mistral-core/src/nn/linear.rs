@@ -30,14 +30,34 @@ impl Linear {
         self.parts.iter().map(|part| bytes(part) as u64).sum()
     }
 
-    /// `x: [1, cols]` → `[1, rows]`, or zeros if `expert` weighs nothing in `routes: [1, n_experts]`.
-    pub fn forward_if(&self, x: Tensor<2>, routes: &Tensor<2>, expert: usize) -> Tensor<2> {
-        let product = |part: &Part| {
-            kernels::linear_if(x.clone(), part.weight.clone(), routes.clone(), &part.spec, expert)
-        };
-        match &self.parts[..] {
-            [part] => product(part),
-            parts => Tensor::cat(parts.iter().map(product).collect(), 1),
+    /// `silu(gate(x)) · up(x)`: `x: [t, cols]` → `[t, rows]`.
+    pub fn swiglu([gate, up]: [&Self; 2], x: Tensor<2>) -> Tensor<2> {
+        Self::parted([gate, up], &x, |gate, up| {
+            kernels::linear_swiglu(x.clone(), [&gate.weight, &up.weight], [&gate.spec, &up.spec])
+        })
+    }
+
+    /// [`Linear::swiglu`] of one row; any numbers if `expert` weighs nothing in `routes: [1, n_experts]`.
+    pub fn swiglu_if([gate, up]: [&Self; 2], x: Tensor<2>, routes: &Tensor<2>, expert: usize) -> Tensor<2> {
+        Self::parted([gate, up], &x, |gate, up| {
+            let (weights, specs) = ([&gate.weight, &up.weight], [&gate.spec, &up.spec]);
+            kernels::linear_swiglu_if(x.clone(), weights, routes.clone(), specs, expert)
+        })
+    }
+
+    /// What `product` makes of the parts of two layers, if these are cut alike.
+    fn parted(
+        [gate, up]: [&Self; 2],
+        x: &Tensor<2>,
+        product: impl Fn(&Part, &Part) -> Tensor<2>,
+    ) -> Tensor<2> {
+        let rows = |layer: &Self| layer.parts.iter().map(|part| part.spec.rows).collect::<Vec<_>>();
+        match (&gate.parts[..], &up.parts[..]) {
+            ([gate], [up]) => product(gate, up),
+            (gates, ups) if rows(gate) == rows(up) => {
+                Tensor::cat(gates.iter().zip(ups).map(|(gate, up)| product(gate, up)).collect(), 1)
+            }
+            _ => kernels::swiglu(gate.forward(x.clone()), up.forward(x.clone())),
         }
     }
 
@@ -71,14 +91,6 @@ impl Linear {
                 let product = |part: &Part| kernels::linear(x.clone(), &part.weight, &part.spec);
                 Tensor::cat(parts.iter().map(product).collect(), 1)
             }
-        }
-    }
-
-    /// What two layers make of the same `x: [t, cols]`: `[t, rows]` of each.
-    pub fn pair([a, b]: [&Self; 2], x: Tensor<2>) -> [Tensor<2>; 2] {
-        match (&a.parts[..], &b.parts[..]) {
-            ([a], [b]) => kernels::linear_pair(x, [&a.weight, &b.weight], [&a.spec, &b.spec]),
-            _ => [a.forward(x.clone()), b.forward(x)],
         }
     }
 

@@ -12,6 +12,8 @@ use crate::kernels::cpu::packed::{
     packed_len, repack,
 };
 use crate::kernels::cpu::pool::Pool;
+#[cfg(feature = "wgpu")]
+pub use crate::kernels::wgpu::limits::Limits as AdapterLimits;
 use crate::kernels::{Activation, AttentionSpec, CacheSpec, Layout};
 use crate::quant::Format;
 
@@ -23,6 +25,14 @@ pub struct KernelCase {
     cols: usize,
     data: PackedBytes,
     pool: Arc<Pool>,
+}
+
+/// What the adapter of `model`, if it is on one, does at most.
+#[cfg(feature = "wgpu")]
+pub fn adapter_limits(model: &crate::engine::Model) -> Option<AdapterLimits> {
+    let gpu = model.device().gpu.as_ref()?;
+    let bytes = gpu.max_tensor_bytes().min(512 << 20) as usize;
+    Some(AdapterLimits::measure(gpu.runtime(), bytes))
 }
 
 /// The arms that this machine can run, the best one first.

@@ -1,194 +1,252 @@
-//! Keys and values: written, and attended to.
+//! Attention over what is cached: 256 positions at a time, each by a cube of its own; then what they found is put together.
+//!
+//! The parts begin at multiples of 256 positions whatever is asked for, so that a query's numbers are added in one order, alone or among others.
 
 use burn_cubecl::cubecl;
 use burn_cubecl::cubecl::prelude::*;
 use burn_cubecl::tensor::CubeTensor;
 
-use super::decode::{half, to_half};
-use super::launch::{self, MAX_CUBES_X, new_floats};
-use crate::kernels::{AttentionSpec, CacheSpec, CacheType};
+use super::cache::{number, rotated};
+use super::decode::half;
+use super::launch::{self, new_floats, over_cube};
+use crate::config::RopeStyle;
+use crate::kernels::{AttentionSpec, CacheType};
 
 /// Units of a cube, and keys that are scored at a time.
 const UNITS: u32 = 64;
-
+/// Positions of a part.
+const PART: u32 = 256;
+/// Most bytes of what parts have found, before they are put together.
+const MAX_PARTS_BYTES: usize = 16 << 20;
 /// Below every score, and finite: differences of two are numbers.
 const LOWEST: f32 = -3.0e38;
 
-/// Stores `rows: [t, n_kv_heads * head_dim]` at positions `start..start + t`, in place.
-pub fn cache_write(cache: CubeTensor, rows: CubeTensor, spec: &CacheSpec, start: usize) -> CubeTensor {
-    let t = rows.meta.shape()[0];
-    let f16 = spec.cache_type == CacheType::F16;
-    let words = t * spec.n_kv_heads * spec.head_dim / if f16 { 2 } else { 1 };
-    if words == 0 {
-        return cache;
-    }
-    // Nobody else's numbers are overwritten: what is shared is copied first.
-    let cache = if cache.can_mut() { cache } else { cache.copy() };
-    let client = cache.client.clone();
-    cache_write_kernel::launch(
-        &client,
-        launch::cubes(words.div_ceil(UNITS as usize), 1),
-        CubeDim::new_1d(UNITS),
-        rows.into_buffer_arg(),
-        cache.clone().into_buffer_arg(),
-        words as u32,
-        spec.n_kv_heads as u32,
-        spec.head_dim as u32,
-        spec.capacity as u32,
-        start as u32,
-        f16,
-    );
-    cache
-}
-
-/// A word of the cache for each unit.
-#[cube(launch)]
-#[allow(clippy::too_many_arguments, reason = "arguments of a kernel are bindings and numbers")]
-fn cache_write_kernel(
-    rows: &[f32],
-    cache: &mut [u32],
-    words: u32,
-    heads: u32,
-    head_dim: u32,
-    capacity: u32,
-    start: u32,
-    #[comptime] f16: bool,
-) {
-    let per_word = if comptime!(f16) { 2u32 } else { 1u32 };
-    let at = (CUBE_POS_Z * MAX_CUBES_X + CUBE_POS_X) * UNITS + UNIT_POS;
-    if at < words {
-        let of_head = head_dim / per_word;
-        let head = at / of_head % heads;
-        let slot = (start + at / (of_head * heads)) % capacity;
-        let place = ((head * capacity + slot) * of_head + at % of_head) as usize;
-        if comptime!(f16) {
-            let low = to_half(rows[(2u32 * at) as usize]);
-            let high = to_half(rows[(2u32 * at + 1u32) as usize]);
-            cache[place] = low | (high << 16u32);
-        } else {
-            cache[place] = u32::reinterpret(rows[at as usize]);
-        }
-    }
-}
-
-/// `softmax(q · kᵀ · scale) · v` of `q: [t, n_heads * head_dim]`, over what each query sees.
-pub fn attention(q: CubeTensor, k: CubeTensor, v: CubeTensor, spec: &AttentionSpec) -> CubeTensor {
+/// `softmax(q · kᵀ · scale) · v` of `q: [t, n_heads * head_dim]`, rotated by `cos`, `sin: [t, head_dim / 2]`, over what each query sees.
+pub fn attention(
+    q: CubeTensor,
+    [cos, sin]: [CubeTensor; 2],
+    style: RopeStyle,
+    k: CubeTensor,
+    v: CubeTensor,
+    spec: &AttentionSpec,
+) -> CubeTensor {
     let (t, width) = (q.meta.shape()[0], q.meta.shape()[1]);
     let out = new_floats(&q, [t, width]);
     if t == 0 || width == 0 {
         return out;
     }
     let cache = &spec.cache;
-    let client = q.client.clone();
-    attention_kernel::launch(
-        &client,
-        CubeCount::Static(spec.n_heads as u32, t as u32, 1),
-        CubeDim::new_1d(UNITS),
-        q.into_buffer_arg(),
-        k.into_buffer_arg(),
-        v.into_buffer_arg(),
-        out.clone().into_buffer_arg(),
-        spec.n_heads as u32,
-        cache.n_kv_heads as u32,
-        cache.capacity as u32,
-        spec.start as u32,
-        spec.window.map_or(u32::MAX, |window| window.min(u32::MAX as usize) as u32),
-        spec.scale,
-        cache.head_dim as u32,
-        cache.cache_type == CacheType::F16,
-    );
+    let (heads, head_dim) = (spec.n_heads as u32, cache.head_dim as u32);
+    let planes = launch::planes(&q);
+    let words = launch::words_at_once(cache.cache_type.row_bytes(cache.head_dim) / 4);
+    let first_part = |query: usize| spec.first_visible(spec.start + query) / PART as usize;
+    let last_part = |query: usize| (spec.start + query) / PART as usize;
+    let most_parts = last_part(t - 1) - first_part(0) + 1;
+    let at_once = (MAX_PARTS_BYTES / (4 * spec.n_heads * most_parts * (cache.head_dim + 2))).clamp(1, t);
+    for query in (0..t).step_by(at_once) {
+        let queries = at_once.min(t - query);
+        let first = first_part(query);
+        let parts = last_part(query + queries - 1) - first + 1;
+        let found = match parts {
+            1 => out.clone(),
+            _ => new_floats(&q, [queries * spec.n_heads * parts, cache.head_dim + 2]),
+        };
+        attend::launch(
+            &q.client,
+            CubeCount::Static(heads, queries as u32, parts as u32),
+            CubeDim::new_1d(UNITS),
+            words,
+            q.clone().into_buffer_arg(),
+            cos.clone().into_buffer_arg(),
+            sin.clone().into_buffer_arg(),
+            launch::vectors(k.clone(), words).into_buffer_arg(),
+            v.clone().into_buffer_arg(),
+            found.clone().into_buffer_arg(),
+            heads,
+            cache.n_kv_heads as u32,
+            cache.capacity as u32,
+            query as u32,
+            spec.start as u32,
+            first as u32,
+            spec.window.map_or(u32::MAX, |window| window.min(u32::MAX as usize) as u32),
+            spec.scale,
+            head_dim,
+            cache.cache_type == CacheType::F16,
+            style == RopeStyle::Interleaved,
+            parts == 1,
+            planes,
+        );
+        if parts > 1 {
+            merge::launch(
+                &q.client,
+                CubeCount::Static(heads, queries as u32, 1),
+                CubeDim::new_1d(UNITS),
+                found.into_buffer_arg(),
+                out.clone().into_buffer_arg(),
+                query as u32,
+                parts as u32,
+                head_dim,
+            );
+        }
+    }
     out
 }
 
-/// Number `index` of a cache.
-#[cube]
-fn number(cache: &[u32], index: u32, #[comptime] f16: bool) -> f32 {
-    if comptime!(f16) {
-        half(cache[(index / 2u32) as usize] >> (16u32 * (index % 2u32)))
-    } else {
-        f32::reinterpret(cache[index as usize])
-    }
-}
-
-/// One head of one query: 64 keys at a time, aligned to absolute positions, with a running maximum and sum.
+/// One head of one query over one part: what the largest score is, what the weights add up to beside it, and the sum of the values that they
+/// weigh; if there is only this part, their quotient. 64 keys at a time, with a running maximum and sum.
 #[cube(launch)]
 #[allow(clippy::too_many_arguments, reason = "arguments of a kernel are bindings and numbers")]
-fn attention_kernel(
+fn attend<N: Size>(
     q: &[f32],
-    k: &[u32],
+    cos: &[f32],
+    sin: &[f32],
+    k: &[Vector<u32, N>],
     v: &[u32],
-    out: &mut [f32],
+    found: &mut [f32],
     heads: u32,
     kv_heads: u32,
     capacity: u32,
+    first_query: u32,
     start: u32,
+    first_part: u32,
     window: u32,
     scale: f32,
     #[comptime] head_dim: u32,
     #[comptime] f16: bool,
+    #[comptime] interleaved: bool,
+    #[comptime] only: bool,
+    #[comptime] planes: bool,
 ) {
     let head = CUBE_POS_X;
-    let position = start + CUBE_POS_Y;
-    let query = (CUBE_POS_Y * heads + head) * head_dim;
+    let query = first_query + CUBE_POS_Y;
+    let position = start + query;
+    let row = (query * heads + head) * head_dim;
     let kv = head * kv_heads / heads * capacity;
-    let first = select(position >= window, position - window + 1u32, 0u32);
     let per_unit = comptime!(head_dim.div_ceil(UNITS));
 
-    let mut scores = Shared::<[f32]>::new_slice(UNITS as usize);
+    let mut turned = Shared::<[f32]>::new_slice(head_dim as usize);
+    #[unroll]
+    for i in 0..per_unit {
+        let d = UNIT_POS + comptime!(i * UNITS);
+        if d < head_dim {
+            turned[d as usize] = rotated(q, cos, sin, row, query, d, head_dim, interleaved);
+        }
+    }
+    let mut weights = Shared::<[f32]>::new_slice(UNITS as usize);
+    let mut room = Shared::<[f32]>::new_slice(comptime!(UNITS + UNITS.isqrt()) as usize);
     let mut sums = Array::<f32>::new(per_unit as usize);
     #[unroll]
     for i in 0..per_unit {
         sums[i as usize] = 0.0f32;
     }
     let mut largest = comptime!(LOWEST).runtime();
-    let mut weights = 0.0f32;
-    let mut from = first / UNITS * UNITS;
-    while from <= position {
+    let mut total = 0.0f32;
+    // What the query sees of this part.
+    let part = (first_part + CUBE_POS_Z) * PART;
+    let visible = select(position >= window, position - window + 1u32, 0u32);
+    let first = max(visible, part);
+    let end = min(part + PART, position + 1u32);
+    let mut from = max(first / UNITS * UNITS, part);
+    sync_cube();
+    while from < end {
         let key = from + UNIT_POS;
+        let seen = key >= first && key < end;
         let mut score = comptime!(LOWEST).runtime();
-        if key >= first && key <= position {
-            let row = (kv + key % capacity) * head_dim;
-            let mut dot = 0.0f32;
-            for d in 0..head_dim {
-                dot = fma(q[(query + d) as usize], number(k, row + d, f16), dot);
-            }
-            score = dot * scale;
+        if seen {
+            score = dot(&turned, k, (kv + key % capacity) * head_dim, head_dim, f16) * scale;
         }
-        sync_cube();
-        scores[UNIT_POS as usize] = score;
-        sync_cube();
-        let mut tile_largest = largest;
-        for i in 0..UNITS {
-            tile_largest = max(tile_largest, scores[i as usize]);
-        }
-        let shrink = (largest - tile_largest).exp();
-        largest = tile_largest;
-        weights *= shrink;
+        let tile_largest = over_cube(score, &mut room, UNITS, true, planes);
+        let now = max(largest, tile_largest);
+        let weight = select(seen, (score - now).exp(), 0.0f32);
+        let shrink = (largest - now).exp();
+        largest = now;
+        weights[UNIT_POS as usize] = weight;
+        total = fma(total, shrink, over_cube(weight, &mut room, UNITS, false, planes));
         #[unroll]
         for i in 0..per_unit {
             sums[i as usize] *= shrink;
         }
-        let low = max(from, first);
-        let high = min(from + UNITS, position + 1u32);
-        for key in low..high {
-            let weight = (scores[(key - from) as usize] - largest).exp();
-            weights += weight;
-            let row = (kv + key % capacity) * head_dim;
+        for key in max(from, first)..min(from + UNITS, end) {
+            let weight = weights[(key - from) as usize];
+            let value = (kv + key % capacity) * head_dim;
             #[unroll]
             for i in 0..per_unit {
                 let d = UNIT_POS + comptime!(i * UNITS);
                 if d < head_dim {
-                    sums[i as usize] = fma(weight, number(v, row + d, f16), sums[i as usize]);
+                    sums[i as usize] = fma(weight, number(v, value + d, f16), sums[i as usize]);
                 }
             }
         }
         from += UNITS;
     }
+    let mut to = row;
+    if comptime!(!only) {
+        to = ((CUBE_POS_Y * heads + head) * CUBE_COUNT_Z + CUBE_POS_Z) * comptime!(head_dim + 2);
+        if UNIT_POS == 0u32 {
+            found[(to + head_dim) as usize] = largest;
+            found[(to + comptime!(head_dim + 1)) as usize] = total;
+        }
+    }
+    let divisor = if comptime!(only) { total } else { 1.0f32.runtime() };
     #[unroll]
     for i in 0..per_unit {
         let d = UNIT_POS + comptime!(i * UNITS);
         if d < head_dim {
-            out[(query + d) as usize] = sums[i as usize] / weights;
+            found[(to + d) as usize] = sums[i as usize] / divisor;
         }
+    }
+}
+
+/// The product of a query and the key whose numbers begin at `row`.
+#[cube]
+fn dot<N: Size>(
+    q: &Shared<[f32]>,
+    k: &[Vector<u32, N>],
+    row: u32,
+    #[comptime] head_dim: u32,
+    #[comptime] f16: bool,
+) -> f32 {
+    let per_word = if comptime!(f16) { 2u32 } else { 1u32 };
+    let words = N::value().comptime() as u32;
+    let first = row / per_word / words;
+    let mut dot = 0.0f32;
+    for i in 0..head_dim / per_word / words {
+        let vector = k[(first + i) as usize];
+        #[unroll]
+        for word in 0..words {
+            let bits = vector.extract(word as usize);
+            let d = (i * words + word) * per_word;
+            if comptime!(f16) {
+                dot = fma(q[d as usize], half(bits), dot);
+                dot = fma(q[(d + 1u32) as usize], half(bits >> 16u32), dot);
+            } else {
+                dot = fma(q[d as usize], f32::reinterpret(bits), dot);
+            }
+        }
+    }
+    dot
+}
+
+/// What the parts of a head of a query have found, put together one after the other.
+#[cube(launch)]
+fn merge(found: &[f32], out: &mut [f32], first_query: u32, parts: u32, #[comptime] head_dim: u32) {
+    let heads = CUBE_COUNT_X;
+    let from = (CUBE_POS_Y * heads + CUBE_POS_X) * parts * comptime!(head_dim + 2);
+    let row = ((first_query + CUBE_POS_Y) * heads + CUBE_POS_X) * head_dim;
+    let mut d = UNIT_POS;
+    while d < head_dim {
+        let mut largest = comptime!(LOWEST).runtime();
+        let mut total = 0.0f32;
+        let mut sum = 0.0f32;
+        for part in 0..parts {
+            let at = from + part * comptime!(head_dim + 2);
+            let now = max(largest, found[(at + head_dim) as usize]);
+            let (before, here) = ((largest - now).exp(), (found[(at + head_dim) as usize] - now).exp());
+            largest = now;
+            total = fma(total, before, found[(at + comptime!(head_dim + 1)) as usize] * here);
+            sum = fma(sum, before, found[(at + d) as usize] * here);
+        }
+        out[(row + d) as usize] = sum / total;
+        d += UNITS;
     }
 }

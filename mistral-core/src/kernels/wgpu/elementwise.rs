@@ -1,14 +1,13 @@
-//! Norms, rotations and gates.
+//! Norms and gates.
 
 use burn_cubecl::cubecl;
 use burn_cubecl::cubecl::prelude::*;
 use burn_cubecl::tensor::CubeTensor;
 
-use super::launch::{self, MAX_CUBES_X, new_floats};
-use crate::config::RopeStyle;
+use super::launch::{self, MAX_CUBES_X, new_floats, over_cube};
 
 /// Units of a cube.
-const UNITS: u32 = 128;
+const UNITS: u32 = 256;
 
 fn shape(x: &CubeTensor) -> [usize; 2] {
     [x.meta.shape()[0], x.meta.shape()[1]]
@@ -16,105 +15,78 @@ fn shape(x: &CubeTensor) -> [usize; 2] {
 
 /// `x / sqrt(mean(x²) + eps) · weight`, row by row.
 pub fn rms_norm(x: CubeTensor, weight: CubeTensor, eps: f32) -> CubeTensor {
+    let [_, normed] = norm(x, None, weight, eps);
+    normed
+}
+
+/// The sum of `x` and `r`, and its [`rms_norm`].
+pub fn add_rms_norm(x: CubeTensor, r: CubeTensor, weight: CubeTensor, eps: f32) -> [CubeTensor; 2] {
+    norm(x, Some(r), weight, eps)
+}
+
+fn norm(x: CubeTensor, r: Option<CubeTensor>, weight: CubeTensor, eps: f32) -> [CubeTensor; 2] {
     let [t, dim] = shape(&x);
-    let out = new_floats(&x, [t, dim]);
+    let add = r.is_some();
+    let (sum, out) = (if add { new_floats(&x, [t, dim]) } else { x.clone() }, new_floats(&x, [t, dim]));
     if t == 0 || dim == 0 {
-        return out;
+        return [sum, out];
     }
-    let client = x.client.clone();
     rms_norm_kernel::launch(
-        &client,
+        &x.client,
         launch::cubes(t, 1),
         CubeDim::new_1d(UNITS),
-        x.into_buffer_arg(),
+        x.clone().into_buffer_arg(),
+        r.unwrap_or_else(|| x.clone()).into_buffer_arg(),
         weight.into_buffer_arg(),
+        sum.clone().into_buffer_arg(),
         out.clone().into_buffer_arg(),
         t as u32,
         dim as u32,
         eps,
+        add,
+        launch::planes(&x),
     );
-    out
+    [sum, out]
 }
 
 /// A row for each cube.
 #[cube(launch)]
-fn rms_norm_kernel(x: &[f32], weight: &[f32], out: &mut [f32], t: u32, dim: u32, eps: f32) {
-    let row = CUBE_POS_Z * MAX_CUBES_X + CUBE_POS_X;
-    let mut parts = Shared::<[f32]>::new_slice(UNITS as usize);
-    let mut sum = 0.0f32;
-    let mut i = select(row < t, UNIT_POS, dim);
-    while i < dim {
-        let value = x[(row * dim + i) as usize];
-        sum = fma(value, value, sum);
-        i += UNITS;
-    }
-    parts[UNIT_POS as usize] = sum;
-    sync_cube();
-    let mut total = 0.0f32;
-    for part in 0..UNITS {
-        total += parts[part as usize];
-    }
-    let root = (total / f32::cast_from(dim) + eps).sqrt();
-    let mut i = select(row < t, UNIT_POS, dim);
-    while i < dim {
-        out[(row * dim + i) as usize] = x[(row * dim + i) as usize] / root * weight[i as usize];
-        i += UNITS;
-    }
-}
-
-/// Rotates the heads of `x: [t, n_heads * head_dim]` by `cos`, `sin: [t, head_dim / 2]`.
-pub fn rope(x: CubeTensor, cos: CubeTensor, sin: CubeTensor, style: RopeStyle) -> CubeTensor {
-    let [t, width] = shape(&x);
-    let half = cos.meta.shape()[1];
-    let out = new_floats(&x, [t, width]);
-    let pairs = t * width / 2;
-    if pairs == 0 {
-        return out;
-    }
-    let client = x.client.clone();
-    rope_kernel::launch(
-        &client,
-        launch::cubes(pairs.div_ceil(UNITS as usize), 1),
-        CubeDim::new_1d(UNITS),
-        x.into_buffer_arg(),
-        cos.into_buffer_arg(),
-        sin.into_buffer_arg(),
-        out.clone().into_buffer_arg(),
-        pairs as u32,
-        width as u32,
-        half as u32,
-        style == RopeStyle::Interleaved,
-    );
-    out
-}
-
-/// `(a, b) → (a·cos − b·sin, a·sin + b·cos)`: a pair for each unit.
-#[cube(launch)]
 #[allow(clippy::too_many_arguments, reason = "arguments of a kernel are bindings and numbers")]
-fn rope_kernel(
+fn rms_norm_kernel(
     x: &[f32],
-    cos: &[f32],
-    sin: &[f32],
+    r: &[f32],
+    weight: &[f32],
+    sum: &mut [f32],
     out: &mut [f32],
-    pairs: u32,
-    width: u32,
-    half: u32,
-    #[comptime] interleaved: bool,
+    t: u32,
+    dim: u32,
+    eps: f32,
+    #[comptime] add: bool,
+    #[comptime] planes: bool,
 ) {
-    let pair = (CUBE_POS_Z * MAX_CUBES_X + CUBE_POS_X) * UNITS + UNIT_POS;
-    if pair < pairs {
-        let row = pair / (width / 2u32);
-        let i = pair % half;
-        let head = row * width + pair % (width / 2u32) / half * (2u32 * half);
-        let first = head + if comptime!(interleaved) { 2u32 * i } else { i };
-        let second = first + if comptime!(interleaved) { 1u32.runtime() } else { half };
-        let angle = (row * half + i) as usize;
-        let c = cos[angle];
-        let s = sin[angle];
-        let a = x[first as usize];
-        let b = x[second as usize];
-        out[first as usize] = a * c - b * s;
-        out[second as usize] = a * s + b * c;
+    let row = CUBE_POS_Z * MAX_CUBES_X + CUBE_POS_X;
+    let mut room = Shared::<[f32]>::new_slice(comptime!(UNITS + UNITS.isqrt()) as usize);
+    let mut squares = 0.0f32;
+    let first = select(row < t, UNIT_POS, dim);
+    let mut i = first;
+    while i < dim {
+        let at = (row * dim + i) as usize;
+        let mut value = x[at];
+        if comptime!(add) {
+            value += r[at];
+            sum[at] = value;
+        }
+        squares = fma(value, value, squares);
+        i += UNITS;
+    }
+    let total = over_cube(squares, &mut room, UNITS, false, planes);
+    let root = (total / f32::cast_from(dim) + eps).sqrt();
+    let mut i = first;
+    while i < dim {
+        let at = (row * dim + i) as usize;
+        let value = if comptime!(add) { sum[at] } else { x[at] };
+        out[at] = value / root * weight[i as usize];
+        i += UNITS;
     }
 }
 

@@ -4,9 +4,11 @@
 //! them out, where the words of 16 rows lie side by side, as a graphics processor wants to read them.
 
 mod attention;
+mod cache;
 mod decode;
 mod elementwise;
 mod launch;
+pub mod limits;
 mod linear;
 #[cfg(test)]
 mod tests;
@@ -15,7 +17,7 @@ use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn_cubecl::CubeBackend;
 use burn_cubecl::kernel::into_contiguous;
 
-use super::{AttentionSpec, CacheSpec, Kernels, Layout, LinearSpec, Weights};
+use super::{AttentionSpec, CacheSpec, Kernels, Layout, LinearSpec, Weights, reference};
 use crate::config::RopeStyle;
 use crate::quant::Format;
 use decode::Element;
@@ -26,23 +28,25 @@ impl Kernels for CubeBackend {
         weights: Weights<Self>,
         specs: Vec<LinearSpec>,
     ) -> Vec<FloatTensor<Self>> {
-        let x = into_contiguous(x);
-        let products = weights.into_vec().into_iter().zip(&specs);
-        products.map(|(weight, spec)| linear::linear(x.clone(), weight, spec)).collect()
+        linear::linear(into_contiguous(x), weights.into_vec(), &specs)
     }
 
-    fn route(logits: FloatTensor<Self>, k: usize) -> FloatTensor<Self> {
-        elementwise::route(into_contiguous(logits), k)
-    }
-
-    fn linear_if(
+    fn linear_swiglu(
         x: FloatTensor<Self>,
-        weight: IntTensor<Self>,
+        weights: Weights<Self>,
+        specs: Vec<LinearSpec>,
+    ) -> FloatTensor<Self> {
+        gated(x, weights, &specs, None)
+    }
+
+    fn linear_swiglu_if(
+        x: FloatTensor<Self>,
+        weights: Weights<Self>,
         routes: FloatTensor<Self>,
-        spec: LinearSpec,
+        specs: Vec<LinearSpec>,
         expert: usize,
     ) -> FloatTensor<Self> {
-        linear::linear_if(into_contiguous(x), weight, routes, &spec, expert, None)
+        gated(x, weights, &specs, Some((into_contiguous(routes), expert)))
     }
 
     fn linear_add(
@@ -53,43 +57,78 @@ impl Kernels for CubeBackend {
         spec: LinearSpec,
         expert: usize,
     ) -> FloatTensor<Self> {
-        linear::linear_if(into_contiguous(x), weight, routes, &spec, expert, Some(into_contiguous(sum)))
+        let [sum, x, routes] = [sum, x, routes].map(into_contiguous);
+        linear::weighed(&sum, &x, &weight, (routes.clone(), expert), &spec).unwrap_or_else(|| {
+            let product = linear::linear(x, vec![weight], &[spec]).remove(0);
+            reference::add_weighed::<Self>(sum, product, routes, expert)
+        })
+    }
+
+    fn route(logits: FloatTensor<Self>, k: usize) -> FloatTensor<Self> {
+        elementwise::route(into_contiguous(logits), k)
     }
 
     fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f32) -> FloatTensor<Self> {
         elementwise::rms_norm(into_contiguous(x), into_contiguous(weight), eps)
     }
 
-    fn rope(
+    fn add_rms_norm(
         x: FloatTensor<Self>,
-        cos: FloatTensor<Self>,
-        sin: FloatTensor<Self>,
-        style: RopeStyle,
-    ) -> FloatTensor<Self> {
-        elementwise::rope(into_contiguous(x), into_contiguous(cos), into_contiguous(sin), style)
+        r: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        eps: f32,
+    ) -> Vec<FloatTensor<Self>> {
+        let [x, r, weight] = [x, r, weight].map(into_contiguous);
+        elementwise::add_rms_norm(x, r, weight, eps).into()
     }
 
     fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
         elementwise::swiglu(into_contiguous(gate), into_contiguous(up))
     }
 
-    fn cache_write(
-        cache: IntTensor<Self>,
-        rows: FloatTensor<Self>,
+    fn cache_write_rotated(
+        k: IntTensor<Self>,
+        v: IntTensor<Self>,
+        keys: FloatTensor<Self>,
+        values: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+        style: RopeStyle,
         spec: CacheSpec,
         start: usize,
-    ) -> IntTensor<Self> {
-        attention::cache_write(cache, into_contiguous(rows), &spec, start)
+    ) -> Vec<IntTensor<Self>> {
+        let [keys, values, cos, sin] = [keys, values, cos, sin].map(into_contiguous);
+        cache::write_rotated([k, v], [keys, values], [cos, sin], style, &spec, start).into()
     }
 
-    fn attention(
+    fn attention_rotated(
         q: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+        style: RopeStyle,
         k: IntTensor<Self>,
         v: IntTensor<Self>,
         spec: AttentionSpec,
     ) -> FloatTensor<Self> {
-        attention::attention(into_contiguous(q), k, v, &spec)
+        let [q, cos, sin] = [q, cos, sin].map(into_contiguous);
+        attention::attention(q, [cos, sin], style, k, v, &spec)
     }
+}
+
+fn gated(
+    x: FloatTensor<CubeBackend>,
+    weights: Weights<CubeBackend>,
+    specs: &[LinearSpec],
+    route: Option<linear::Route>,
+) -> FloatTensor<CubeBackend> {
+    let Weights::Two(gate, up) = weights else { unreachable!("gate and up") };
+    let (x, weights) = (into_contiguous(x), [gate, up]);
+    linear::gated(&x, &weights, specs, route).unwrap_or_else(|| {
+        let [gate, up] = weights;
+        let mut products = linear::linear(x, vec![gate, up], specs);
+        let (up, gate) = (products.remove(1), products.remove(0));
+        elementwise::swiglu(gate, up)
+    })
 }
 
 /// Whether matrices of this format are multiplied as they stand in the file; what is neither that nor packed is expanded to f32 while loading.

@@ -6,7 +6,7 @@ use crate::config::RopeStyle;
 use crate::device::{self, Opened};
 use crate::kernels::check::Check;
 use crate::kernels::cpu::packed::{has_packed_form, packed_len, repack};
-use crate::kernels::{Activation, AttentionSpec, CacheSpec, CacheType, Layout, LinearSpec};
+use crate::kernels::{Activation, Angles, AttentionSpec, CacheSpec, CacheType, Layout, LinearSpec};
 use crate::quant::Format;
 use crate::testing::Random;
 use crate::weights::Fp8Scale;
@@ -55,44 +55,97 @@ fn linear_layers_equal_decoded_matrices() {
                 for m in [1, 2, 8, 19] {
                     check.linear(&data, &spec, m).unwrap();
                 }
+                check.linear_add(&data, &spec).unwrap();
             }
         }
     }
     opened.check().unwrap();
 }
 
+/// Matrices of several formats that meet one input, and widths of which some have no kernel for several.
 #[test]
-fn norms_rotations_and_gates_equal_tensor_operations() {
+fn matrices_multiplied_together_equal_decoded_ones() {
     let opened = open();
-    for (t, heads, head_dim) in [(1, 1, 2), (3, 5, 6), (9, 4, 64), (70, 9, 64)] {
-        for style in [RopeStyle::Interleaved, RopeStyle::HalfSplit] {
-            Check::new(&opened.device).elementwise(t, heads, head_dim, style).unwrap();
+    let check = Check::new(&opened.device);
+    let matrix = |format: Format, rows: usize, cols: usize| {
+        let data = Random::new(rows as u64 + 1).tensor("w", format, &[rows, cols]).bytes;
+        let layout = if has_packed_form(format) { Layout::Packed } else { Layout::Rows };
+        let spec = LinearSpec { format, layout, rows, cols, scale: None, activation: Activation::F32 };
+        if layout == Layout::Rows {
+            return (data, spec);
+        }
+        let mut out = vec![0; packed_len(format, rows, cols).unwrap()];
+        repack(format, rows, cols, &data, &mut out).unwrap();
+        (out, spec)
+    };
+    let kinds = [
+        ([Format::Q4_K, Format::Q4_K, Format::Q6_K], 512),
+        ([Format::Q4_0, Format::Q8_0, Format::Q4_1], 96),
+        ([Format::BF16, Format::F16, Format::F32], 132),
+        ([Format::F16, Format::Q4_0, Format::F32], 64),
+        ([Format::F32, Format::F16, Format::BF16], 43),
+    ];
+    for (formats, cols) in kinds {
+        for rows in [[40, 40, 7], [3, 17, 33]] {
+            let [a, b, c] = std::array::from_fn(|i| matrix(formats[i], rows[i], cols));
+            for m in [1, 2, 9] {
+                let all = [(&a.0[..], &a.1), (&b.0[..], &b.1), (&c.0[..], &c.1)];
+                check.linear_triple(all, m).unwrap();
+                if rows[0] == rows[1] {
+                    check.linear_swiglu([all[0], all[1]], m).unwrap();
+                }
+            }
         }
     }
+    opened.check().unwrap();
+}
+
+/// With and without units that add up among themselves: Mesa's driver in software has them, but CubeCL does not use them there.
+fn with_and_without_planes(check: impl Fn()) {
+    for planes in [false, true] {
+        super::launch::tests::PLANES.set(Some(planes));
+        check();
+    }
+}
+
+#[test]
+fn norms_and_gates_equal_tensor_operations() {
+    let opened = open();
+    with_and_without_planes(|| {
+        for (t, width) in [(1, 2), (3, 30), (9, 256), (70, 576)] {
+            Check::new(&opened.device).elementwise(t, width).unwrap();
+        }
+    });
 }
 
 #[test]
 fn attention_equals_softmax_of_a_masked_product() {
     let opened = open();
-    for cache_type in [CacheType::F32, CacheType::F16] {
-        for (n_heads, n_kv_heads, head_dim, start, t, window) in [
-            (2, 2, 8, 0, 1, None),
-            (4, 2, 20, 0, 40, None),
-            (6, 2, 64, 63, 3, None),
-            (5, 1, 34, 64, 1, None),
-            (3, 3, 40, 255, 2, None),
-            (3, 1, 72, 250, 13, None),
-            (2, 1, 130, 70, 2, None),
-            (4, 2, 16, 5, 9, Some(3)),
-            (4, 2, 16, 100, 40, Some(24)),
-            (6, 2, 32, 300, 1, Some(70)),
-        ] {
-            let capacity = window.map_or(start + t + 3, |window| window + t.max(16));
-            let cache = CacheSpec { n_kv_heads, capacity, head_dim, cache_type };
-            let spec = AttentionSpec { n_heads, start, window, scale: (head_dim as f32).powf(-0.5), cache };
-            Check::new(&opened.device).attention(&spec, t).unwrap();
+    with_and_without_planes(|| {
+        for cache_type in [CacheType::F32, CacheType::F16] {
+            for (n_heads, n_kv_heads, head_dim, start, t, window) in [
+                (2, 2, 8, 0, 1, None),
+                (4, 2, 20, 0, 40, None),
+                (6, 2, 64, 63, 3, None),
+                (5, 1, 34, 64, 1, None),
+                (3, 3, 40, 255, 2, None),
+                (3, 1, 72, 250, 13, None),
+                (2, 1, 130, 70, 2, None),
+                (2, 1, 128, 700, 3, None),
+                (4, 2, 16, 5, 9, Some(3)),
+                (4, 2, 16, 100, 40, Some(24)),
+                (6, 2, 32, 300, 1, Some(70)),
+                (6, 2, 32, 600, 4, Some(330)),
+            ] {
+                let capacity = window.map_or(start + t + 3, |window| window + t.max(16));
+                let cache = CacheSpec { n_kv_heads, capacity, head_dim, cache_type };
+                let scale = (head_dim as f32).powf(-0.5);
+                let spec = AttentionSpec { n_heads, start, window, scale, cache };
+                let style = if n_heads == 6 { RopeStyle::HalfSplit } else { RopeStyle::Interleaved };
+                Check::new(&opened.device).attention(&spec, t, style).unwrap();
+            }
         }
-    }
+    });
 }
 
 /// Halves of every kind, subnormal and infinite ones included, as a matrix: each as itself.
@@ -213,7 +266,16 @@ fn halves_are_rounded_as_on_the_processor() {
     let spec = CacheSpec { n_kv_heads: 1, capacity: 1, head_dim: values.len(), cache_type: CacheType::F16 };
     let cache = Tensor::<1, Int>::zeros([values.len() / 2], (&opened.device, DType::U32));
     let rows = Tensor::<2>::from_data(TensorData::new(values.clone(), [1, values.len()]), &opened.device);
-    let cache = crate::kernels::cache_write(cache, rows, &spec, 0);
+    // Turned by nothing.
+    let angle = |value: f32| {
+        Tensor::<2>::from_data(
+            TensorData::new(vec![value; values.len() / 2], [1, values.len() / 2]),
+            &opened.device,
+        )
+    };
+    let angles = Angles { cos: angle(1.0), sin: angle(0.0), style: RopeStyle::Interleaved };
+    let (caches, rows) = ([cache.clone(), cache], [rows.clone(), rows]);
+    let [_, cache] = crate::kernels::cache_write_rotated(caches, rows, &angles, &spec, 0);
     let words: Vec<u32> = cache.try_into_data().unwrap().try_into_vec().unwrap();
     for (pair, word) in values.chunks(2).zip(words) {
         let want = [0, 1].map(|i| half::f16::from_f32(pair[i]).to_bits());
