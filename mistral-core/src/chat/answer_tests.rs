@@ -98,6 +98,14 @@ fn arguments_come_as_they_are_written() {
     assert_eq!(parser.finish().0, [AnswerEvent::CallEnd { index: 0 }]);
 }
 
+/// Found by fuzzing: what a host reads it into may have no such number, but JSON does.
+#[test]
+fn a_number_may_be_larger_than_any_type() {
+    let text = "[TOOL_CALLS][{\"name\": \"f\", \"arguments\": {\"a\": 1e11111}}]";
+    let (_, answer) = read(Version::V7, text);
+    assert_eq!(answer.calls, [call(0, &new_id(7, 0), "f", "{\"a\": 1e11111}")]);
+}
+
 #[test]
 fn reasoning() {
     let (events, answer) = read(Version::V13, "[THINK]Hm, [maybe].[/THINK]Yes.");

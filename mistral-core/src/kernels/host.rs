@@ -24,7 +24,8 @@ trait Host: Backend {
 
 impl Host for Flex {
     fn contiguous(x: FlexTensor) -> FlexTensor {
-        x.to_contiguous()
+        // `to_contiguous` makes another tensor of one that is.
+        if x.is_contiguous() { x } else { x.to_contiguous() }
     }
     fn floats(x: &FlexTensor) -> &[f32] {
         x.as_slice().expect("activations are contiguous f32")
@@ -95,6 +96,13 @@ macro_rules! override_kernels {
                 specs: Vec<$crate::kernels::LinearSpec>,
             ) -> Vec<burn::backend::tensor::FloatTensor<Self>> {
                 $crate::kernels::host::linear::<Self>(x, &weights.into_vec(), &specs)
+            }
+            fn linear_swiglu(
+                x: burn::backend::tensor::FloatTensor<Self>,
+                weights: $crate::kernels::Weights<Self>,
+                specs: Vec<$crate::kernels::LinearSpec>,
+            ) -> burn::backend::tensor::FloatTensor<Self> {
+                $crate::kernels::host::linear_swiglu::<Self>(x, &weights.into_vec(), &specs)
             }
             fn rms_norm(
                 x: burn::backend::tensor::FloatTensor<Self>,
@@ -179,6 +187,26 @@ override_kernels!(Flex);
 
 fn linear<B: Host>(x: FloatTensor<B>, weights: &[IntTensor<B>], specs: &[LinearSpec]) -> Vec<FloatTensor<B>> {
     let m = x.shape()[0];
+    let outs = products::<B>(x, weights, specs);
+    outs.into_iter().zip(specs).map(|(out, spec)| B::tensor(out, [m, spec.rows])).collect()
+}
+
+fn linear_swiglu<B: Host>(
+    x: FloatTensor<B>,
+    weights: &[IntTensor<B>],
+    specs: &[LinearSpec],
+) -> FloatTensor<B> {
+    let m = x.shape()[0];
+    let mut products = products::<B>(x, weights, specs);
+    let [gate, up] = &mut products[..] else { unreachable!("gate and up") };
+    let mut out = vec![0.0; gate.len()];
+    elementwise::swiglu(gate, up, &mut out);
+    B::tensor(out, [m, specs[0].rows])
+}
+
+/// What each matrix makes of `x: [m, cols]`: `[m, rows]`.
+fn products<B: Host>(x: FloatTensor<B>, weights: &[IntTensor<B>], specs: &[LinearSpec]) -> Vec<Vec<f32>> {
+    let m = x.shape()[0];
     let x = B::contiguous(x);
     let mut outs: Vec<Vec<f32>> = specs.iter().map(|spec| vec![0.0; m * spec.rows]).collect();
     let (mut packed, mut dense) = (Vec::new(), Vec::new());
@@ -194,7 +222,7 @@ fn linear<B: Host>(x: FloatTensor<B>, weights: &[IntTensor<B>], specs: &[LinearS
     let activation = specs.first().map(|spec| spec.activation).unwrap_or_default();
     packed::linear(activation, B::floats(&x), m, packed);
     dense::linear(B::floats(&x), m, dense);
-    outs.into_iter().zip(specs).map(|(out, spec)| B::tensor(out, [m, spec.rows])).collect()
+    outs
 }
 
 fn rms_norm<B: Host>(x: FloatTensor<B>, weight: FloatTensor<B>, eps: f32) -> FloatTensor<B> {
