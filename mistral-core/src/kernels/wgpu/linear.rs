@@ -111,15 +111,13 @@ fn together(specs: &[LinearSpec]) -> bool {
 
 /// `x: [t, cols]`, contiguous, times the transposes of the matrices that `specs` describe: `[t, rows]` of each.
 pub fn linear(x: CubeTensor, weights: Vec<CubeTensor>, specs: &[LinearSpec]) -> Vec<CubeTensor> {
-    match <[CubeTensor; 3]>::try_from(weights) {
-        Ok(weights) if together(specs) && x.meta.shape()[0] > 0 => three(x, weights, specs),
-        Ok(weights) => {
-            weights.into_iter().zip(specs).map(|(weight, spec)| one(x.clone(), weight, spec)).collect()
-        }
-        Err(weights) => {
-            weights.into_iter().zip(specs).map(|(weight, spec)| one(x.clone(), weight, spec)).collect()
-        }
+    if let [a, b, c] = &weights[..]
+        && together(specs)
+        && x.meta.shape()[0] > 0
+    {
+        return three(x, [a, b, c].map(CubeTensor::clone), specs);
     }
+    weights.into_iter().zip(specs).map(|(weight, spec)| one(x.clone(), weight, spec)).collect()
 }
 
 fn one(x: CubeTensor, weight: CubeTensor, spec: &LinearSpec) -> CubeTensor {
@@ -177,7 +175,8 @@ fn three(x: CubeTensor, weights: [CubeTensor; 3], specs: &[LinearSpec]) -> Vec<C
 /// What an expert of a mixture weighs for a token: `routes: [1, n_experts]`, and its number.
 pub type Route = (CubeTensor, usize);
 
-/// `silu(x · w1ᵀ) · (x · w3ᵀ)` of matrices of one shape; of one row and zeros if there is a `route` and it weighs nothing. `None` if there is no kernel for them.
+/// `silu(x · w1ᵀ) · (x · w3ᵀ)` of matrices of one shape; if there is a `route`, of one row, and zeros if it weighs nothing. `None` if there is no kernel
+/// for them.
 pub fn gated(
     x: &CubeTensor,
     [w1, w3]: &[CubeTensor; 2],
