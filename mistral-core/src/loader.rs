@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 #[cfg(feature = "wgpu")]
 use crate::kernels::CacheType;
 #[cfg(feature = "wgpu")]
-use crate::kernels::check::{Check, small_attention};
+use crate::kernels::check::{Check, small_attentions};
 use crate::kernels::cpu::packed::{self, Arena};
 use crate::kernels::cpu::pool;
 use crate::kernels::{self, Activation, Layout, LinearSpec};
@@ -72,9 +72,9 @@ pub fn warm(
     gpu.once("elementwise", || check.elementwise(3, heads * head_dim))?;
     step(1)?;
     for (done, cache_type) in [(2, CacheType::F16), (3, CacheType::F32)] {
-        let spec = small_attention(heads, kv_heads, head_dim, cache_type);
+        let specs = small_attentions(heads, kv_heads, head_dim, cache_type);
         let name = format!("attention {cache_type:?} {style:?} {head_dim}");
-        gpu.once(&name, || check.attention(&spec, 3, style))?;
+        gpu.once(&name, || specs.iter().try_for_each(|spec| check.attention(spec, 3, style)))?;
         step(done)?;
     }
     let mut cache = KvCache::new(config, 4, 4, CacheType::F16, device, false)?;

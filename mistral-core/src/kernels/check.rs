@@ -248,14 +248,15 @@ fn sums(bytes: &[u8], spec: &LinearSpec) -> Vec<f32> {
     weights.chunks_exact(spec.cols.max(1)).map(|row| row.iter().map(|w| w.abs()).sum()).collect()
 }
 
-/// The attention of a model's shape, over a few positions.
-pub fn small_attention(
+/// The attention of a model's shape, over a few positions: of one part, and around position 256, where kernels may begin another one.
+pub fn small_attentions(
     n_heads: usize,
     n_kv_heads: usize,
     head_dim: usize,
     cache_type: CacheType,
-) -> AttentionSpec {
-    // Around position 256, where kernels may begin another part.
-    let cache = CacheSpec { n_kv_heads, capacity: 40, head_dim, cache_type };
-    AttentionSpec { n_heads, start: 254, window: Some(20), scale: (head_dim as f32).powf(-0.5), cache }
+) -> [AttentionSpec; 2] {
+    [30, 254].map(|start| {
+        let cache = CacheSpec { n_kv_heads, capacity: 40, head_dim, cache_type };
+        AttentionSpec { n_heads, start, window: Some(20), scale: (head_dim as f32).powf(-0.5), cache }
+    })
 }
