@@ -12,7 +12,7 @@ use std::ops::Range;
 use self::tiles::{BLOCK, LANES, LINE, QUERIES, add_values, score, weigh};
 use super::dense::{Load, LoadF16, LoadF32, LoadQ8};
 use super::pool;
-use super::simd::{F32x8, simd_dispatch};
+use super::simd::{Floats, simd_dispatch};
 use crate::kernels::{AttentionSpec, CacheSpec, CacheType};
 
 /// Keys of one partial softmax.
@@ -192,7 +192,7 @@ simd_dispatch!(
 );
 
 #[inline(always)]
-fn merge_body<V: F32x8>(parts: &[f32], r: usize, n: usize, out: &mut [f32]) {
+fn merge_body<V: Floats>(parts: &[f32], r: usize, n: usize, out: &mut [f32]) {
     let stride = out.len().next_multiple_of(LANES);
     let parts = parts.chunks_exact(n * (2 + stride));
     let mut largest = f32::NEG_INFINITY;
@@ -214,11 +214,11 @@ fn merge_body<V: F32x8>(parts: &[f32], r: usize, n: usize, out: &mut [f32]) {
 
 /// `out += scale * values`; there are as many values as whole vectors have.
 #[inline(always)]
-fn add_scaled<V: F32x8>(out: &mut [f32], values: &[f32], scale: f32) {
-    let whole = out.len() / LANES * LANES;
+fn add_scaled<V: Floats>(out: &mut [f32], values: &[f32], scale: f32) {
+    let whole = out.len() / V::LANES * V::LANES;
     assert!(values.len() >= out.len());
-    for j in (0..whole).step_by(LANES) {
-        // SAFETY: `j + LANES` elements lie in both (asserted); the arm was detected.
+    for j in (0..whole).step_by(V::LANES) {
+        // SAFETY: as many elements from `j` on lie in both (asserted); the arm was detected.
         unsafe {
             let o = out.as_mut_ptr().add(j);
             V::load(o).add(V::load(values.as_ptr().add(j)).mul(V::splat(scale))).store(o);
@@ -278,7 +278,7 @@ simd_dispatch!(fn attend_f32(call: Call<'_>, rows: Rows, splits: Range<usize>, p
 simd_dispatch!(fn attend_q8_0(call: Call<'_>, rows: Rows, splits: Range<usize>, parts: &mut [f32], scratch: &mut Scratch) = attend_body::<LoadQ8>);
 
 #[inline(always)]
-fn attend_body<V: F32x8, L: Load>(
+fn attend_body<V: Floats, L: Load>(
     call: Call<'_>,
     rows: Rows,
     splits: Range<usize>,
@@ -372,7 +372,7 @@ fn load_queries(call: Call<'_>, rows: &Rows, to: &mut [f32]) {
 
 /// Decodes the cached rows at the positions of `span` into their places in a block, filled up with zeros.
 #[inline(always)]
-fn decode_block<V: F32x8, L: Load>(
+fn decode_block<V: Floats, L: Load>(
     call: Call<'_>,
     cache: &[u8],
     kv_head: usize,
@@ -386,9 +386,9 @@ fn decode_block<V: F32x8, L: Load>(
         // SAFETY: `dim` elements lie in `from`, at least as many in `to`; the arm was detected.
         unsafe {
             let mut j = 0;
-            while j + LANES <= dim {
+            while j + V::LANES <= dim {
                 L::load::<V>(from, j).store(to.as_mut_ptr().add(j));
-                j += LANES;
+                j += V::LANES;
             }
             while j < dim {
                 to[j] = L::one(from, j);

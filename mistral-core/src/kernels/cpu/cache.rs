@@ -1,6 +1,6 @@
 //! The writing of new keys and values into the cache.
 
-use super::simd::{F32x8, simd_dispatch};
+use super::simd::{Floats, simd_dispatch};
 use crate::kernels::{CACHE_BLOCK, CacheSpec, CacheType};
 
 /// Writes `rows: [t, n_kv_heads * head_dim]` at positions `start..start + t` of a ring laid out `[n_kv_heads, capacity, head_dim]`.
@@ -38,7 +38,7 @@ simd_dispatch!(
 
 /// Plain Rust: with the instructions of the arm, rounding is one, and no call.
 #[inline(always)]
-fn store_block_body<V: F32x8>(to: &mut [u8], from: &[f32]) {
+fn store_block_body<V: Floats>(to: &mut [u8], from: &[f32]) {
     // As integers the magnitudes are in the order of the floats, with infinity and NaN on top.
     let mut largest = 0;
     for value in from {
@@ -57,11 +57,11 @@ fn store_block_body<V: F32x8>(to: &mut [u8], from: &[f32]) {
 simd_dispatch!(fn store_f16(to: &mut [u8], from: &[f32]) = store_f16_body);
 
 #[inline(always)]
-fn store_f16_body<V: F32x8>(to: &mut [u8], from: &[f32]) {
+fn store_f16_body<V: Floats>(to: &mut [u8], from: &[f32]) {
     assert_eq!(to.len(), from.len() * 2);
-    let whole = from.len() / 8 * 8;
-    for j in (0..whole).step_by(8) {
-        // SAFETY: `j + 8 <= from.len()`, and `to` has two bytes for each.
+    let whole = from.len() / V::LANES * V::LANES;
+    for j in (0..whole).step_by(V::LANES) {
+        // SAFETY: as many elements lie from `j` on, and `to` has two bytes for each.
         unsafe { V::load(from.as_ptr().add(j)).store_f16(to.as_mut_ptr().cast::<u16>().wrapping_add(j)) };
     }
     for j in whole..from.len() {

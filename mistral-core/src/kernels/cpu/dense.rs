@@ -1,11 +1,11 @@
 //! Linear layers whose weights are multiplied from where the file is mapped: numbers (f32, f16, bf16, FP8), and blocks of formats without a
 //! packed form, of which a few rows at a time are expanded to f32.
 //!
-//! Every output is one dot product: eight running sums along k, added at the end in a fixed order. The tile's shape never changes that, so
+//! Every output is one dot product: running sums along k, one for each lane of a vector, added at the end in a fixed order. The tile's shape never changes that, so
 //! a row of a batch equals the same row alone, bit for bit.
 
 use super::pool;
-use super::simd::{F32x8, simd_dispatch};
+use super::simd::{Floats, MAX_LANES, simd_dispatch};
 use crate::kernels::CACHE_BLOCK;
 use crate::quant::Format;
 use crate::weights::Fp8Scale;
@@ -110,7 +110,7 @@ simd_dispatch!(fn bf16_rows(x: &[f32], m: usize, w: DenseMatrix<'_>, rows: std::
 simd_dispatch!(fn f8_rows(x: &[f32], m: usize, w: DenseMatrix<'_>, rows: std::ops::Range<usize>, out: Rows) = rows_body::<LoadF8>);
 
 #[inline(always)]
-fn rows_body<V: F32x8, L: Load>(
+fn rows_body<V: Floats, L: Load>(
     x: &[f32],
     m: usize,
     w: DenseMatrix<'_>,
@@ -125,6 +125,8 @@ fn rows_body<V: F32x8, L: Load>(
         let mut i = 0;
         while i < m {
             i += match m - i {
+                // With 32 registers of 16 lanes.
+                8.. if V::LANES == MAX_LANES => tiles::<V, L, TILE_ROWS, 8>(x, w, rows.clone(), i, out),
                 TILE_COLS.. => tiles::<V, L, TILE_ROWS, TILE_COLS>(x, w, rows.clone(), i, out),
                 _ => tiles::<V, L, STREAMS, 1>(x, w, rows.clone(), i, out),
             };
@@ -135,7 +137,7 @@ fn rows_body<V: F32x8, L: Load>(
 /// `C` activation rows from `i` on times the weight rows `rows`, `R` at a time; returns `C`. Those `R` lie far from each other: see `STREAMS` in
 /// `packed/kernel.rs`.
 #[inline(always)]
-fn tiles<V: F32x8, L: Load, const R: usize, const C: usize>(
+fn tiles<V: Floats, L: Load, const R: usize, const C: usize>(
     x: &[f32],
     w: DenseMatrix<'_>,
     rows: std::ops::Range<usize>,
@@ -158,7 +160,7 @@ fn tiles<V: F32x8, L: Load, const R: usize, const C: usize>(
 
 /// `C` activation rows from `i` on times `R` weight rows.
 #[inline(always)]
-fn tile<V: F32x8, L: Load, const R: usize, const C: usize>(
+fn tile<V: Floats, L: Load, const R: usize, const C: usize>(
     x: &[f32],
     w: DenseMatrix<'_>,
     rows: [usize; R],
@@ -169,17 +171,11 @@ fn tile<V: F32x8, L: Load, const R: usize, const C: usize>(
     let size = w.format.block_bytes();
     debug_assert!((i + C) * k <= x.len() && rows.iter().all(|row| (row + 1) * k * size <= w.data.len()));
     // SAFETY: the rows lie inside their slices (checked by `linear`), and the arm was detected by the dispatcher.
-    let sums = unsafe {
+    let mut sums = unsafe {
         let wp: [*const u8; R] = std::array::from_fn(|r| w.data.as_ptr().add(rows[r] * k * size));
         let xp: [*const f32; C] = std::array::from_fn(|c| x.as_ptr().add((i + c) * k));
         match w.scale {
-            None => dot::<V, L, R, C>(wp, xp, k),
-            Some(Fp8Scale::Scalar(s)) => dot::<V, L, R, C>(wp, xp, k).map(|row| row.map(|v| v * s)),
-            Some(Fp8Scale::PerRow(s)) => {
-                let sums = dot::<V, L, R, C>(wp, xp, k);
-                std::array::from_fn(|r| sums[r].map(|v| v * s[rows[r]]))
-            }
-            Some(Fp8Scale::Block { rows: high, cols, values }) => {
+            Some(Fp8Scale::Block { rows: high, cols, values }) if L::SCALED => {
                 let across = k.div_ceil(*cols);
                 let mut sums = [[0.0; C]; R];
                 for b in 0..across {
@@ -195,8 +191,19 @@ fn tile<V: F32x8, L: Load, const R: usize, const C: usize>(
                 }
                 sums
             }
+            _ => dot::<V, L, R, C>(wp, xp, k),
         }
     };
+    if L::SCALED && let Some(Fp8Scale::Scalar(_) | Fp8Scale::PerRow(_)) = w.scale {
+        for (row, sums) in rows.iter().zip(&mut sums) {
+            let scale = match w.scale {
+                Some(Fp8Scale::Scalar(s)) => *s,
+                Some(Fp8Scale::PerRow(s)) => s[*row],
+                _ => 1.0,
+            };
+            sums.iter_mut().for_each(|sum| *sum *= scale);
+        }
+    }
     for (row, sums) in rows.iter().zip(sums) {
         for (c, sum) in sums.into_iter().enumerate() {
             // SAFETY: inside the output, at columns that only this task writes.
@@ -211,7 +218,7 @@ fn tile<V: F32x8, L: Load, const R: usize, const C: usize>(
 /// `k` elements are readable from each pointer; the arm of `V` was detected.
 #[inline(always)]
 #[allow(clippy::needless_range_loop, reason = "the indices are those of pointers too")]
-pub unsafe fn dot<V: F32x8, L: Load, const R: usize, const C: usize>(
+pub unsafe fn dot<V: Floats, L: Load, const R: usize, const C: usize>(
     w: [*const u8; R],
     x: [*const f32; C],
     k: usize,
@@ -220,7 +227,7 @@ pub unsafe fn dot<V: F32x8, L: Load, const R: usize, const C: usize>(
     unsafe {
         let mut acc = [[V::splat(0.0); C]; R];
         let mut j = 0;
-        while j + 8 <= k {
+        while j + V::LANES <= k {
             // Loops, not closures: a closure would not be compiled for the arm's instructions.
             let mut xv = [V::splat(0.0); C];
             for c in 0..C {
@@ -232,7 +239,7 @@ pub unsafe fn dot<V: F32x8, L: Load, const R: usize, const C: usize>(
                     acc[r][c] = wv.fma(xv[c], acc[r][c]);
                 }
             }
-            j += 8;
+            j += V::LANES;
         }
         let mut sums = [[0.0; C]; R];
         for r in 0..R {
@@ -249,13 +256,16 @@ pub unsafe fn dot<V: F32x8, L: Load, const R: usize, const C: usize>(
 
 /// How one format is read.
 pub trait Load {
+    /// Whether matrices of it have an [`Fp8Scale`].
+    const SCALED: bool = false;
+
     /// Bytes of `n` elements, or of a row of so many.
     fn bytes(n: usize) -> usize;
-    /// Elements `j..j + 8`, where `j` is a multiple of 8.
+    /// A vector of elements from `j` on, a multiple of its lanes.
     ///
     /// # Safety
     /// They are readable; the arm of `V` was detected.
-    unsafe fn load<V: F32x8>(p: *const u8, j: usize) -> V;
+    unsafe fn load<V: Floats>(p: *const u8, j: usize) -> V;
     /// Element `j`.
     ///
     /// # Safety
@@ -280,7 +290,7 @@ impl Load for LoadF32 {
         4 * n
     }
     #[inline(always)]
-    unsafe fn load<V: F32x8>(p: *const u8, j: usize) -> V {
+    unsafe fn load<V: Floats>(p: *const u8, j: usize) -> V {
         // SAFETY: the caller's promise.
         unsafe { V::load(p.cast::<f32>().wrapping_add(j)) }
     }
@@ -297,7 +307,7 @@ impl Load for LoadF16 {
         2 * n
     }
     #[inline(always)]
-    unsafe fn load<V: F32x8>(p: *const u8, j: usize) -> V {
+    unsafe fn load<V: Floats>(p: *const u8, j: usize) -> V {
         // SAFETY: the caller's promise.
         unsafe { V::load_f16(p.cast::<u16>().wrapping_add(j)) }
     }
@@ -314,7 +324,7 @@ impl Load for LoadBf16 {
         2 * n
     }
     #[inline(always)]
-    unsafe fn load<V: F32x8>(p: *const u8, j: usize) -> V {
+    unsafe fn load<V: Floats>(p: *const u8, j: usize) -> V {
         // SAFETY: the caller's promise.
         unsafe { V::load_bf16(p.cast::<u16>().wrapping_add(j)) }
     }
@@ -326,12 +336,14 @@ impl Load for LoadBf16 {
 }
 
 impl Load for LoadF8 {
+    const SCALED: bool = true;
+
     #[inline(always)]
     fn bytes(n: usize) -> usize {
         n
     }
     #[inline(always)]
-    unsafe fn load<V: F32x8>(p: *const u8, j: usize) -> V {
+    unsafe fn load<V: Floats>(p: *const u8, j: usize) -> V {
         // SAFETY: the caller's promise.
         unsafe { V::load_f8e4m3(p.wrapping_add(j)) }
     }
@@ -348,8 +360,8 @@ impl Load for LoadQ8 {
         n.div_ceil(CACHE_BLOCK.0) * CACHE_BLOCK.1
     }
     #[inline(always)]
-    unsafe fn load<V: F32x8>(p: *const u8, j: usize) -> V {
-        // SAFETY: the caller's promise; eight elements from a multiple of eight on lie in one block.
+    unsafe fn load<V: Floats>(p: *const u8, j: usize) -> V {
+        // SAFETY: the caller's promise; a vector that begins at a multiple of its lanes lies in one block.
         unsafe {
             let block = p.wrapping_add(j / CACHE_BLOCK.0 * CACHE_BLOCK.1);
             V::load_i8(block.wrapping_add(2 + j % CACHE_BLOCK.0).cast()).mul(V::splat_f16(block.cast()))

@@ -1,7 +1,7 @@
 //! Normalisation, rotary embedding and SwiGLU: everything between the matrices. Each row is computed alone.
 
 use super::pool;
-use super::simd::{F32x8, simd_dispatch};
+use super::simd::{Floats, MAX_LANES, simd_dispatch};
 use crate::config::RopeStyle;
 
 /// Elements of one task: below, a hand-over costs more than the work.
@@ -53,20 +53,20 @@ pub fn add_rms_norm((x, r): (&[f32], &[f32]), weight: &[f32], eps: f32, sum: &mu
 simd_dispatch!(fn norm_row(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) = norm_row_body);
 
 #[inline(always)]
-fn norm_row_body<V: F32x8>(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+fn norm_row_body<V: Floats>(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
     let n = x.len();
     assert!(weight.len() == n && out.len() == n);
-    let whole = n / 8 * 8;
-    // SAFETY: `j + 8 <= n` for every vector; the arm was detected.
+    let whole = n / V::LANES * V::LANES;
+    // SAFETY: every vector lies in the first `whole` elements; the arm was detected.
     unsafe {
         let mut acc = V::splat(0.0);
-        for j in (0..whole).step_by(8) {
+        for j in (0..whole).step_by(V::LANES) {
             let v = V::load(x.as_ptr().add(j));
             acc = v.fma(v, acc);
         }
         let squares = acc.sum() + x[whole..].iter().map(|v| v * v).sum::<f32>();
         let scale = 1.0 / (squares / n as f32 + eps).sqrt();
-        for j in (0..whole).step_by(8) {
+        for j in (0..whole).step_by(V::LANES) {
             let v = V::load(x.as_ptr().add(j)).mul(V::splat(scale));
             v.mul(V::load(weight.as_ptr().add(j))).store(out.as_mut_ptr().add(j));
         }
@@ -91,18 +91,18 @@ pub fn swiglu(gate: &[f32], up: &[f32], out: &mut [f32]) {
 simd_dispatch!(fn swiglu_run(gate: &[f32], up: &[f32], out: &mut [f32]) = swiglu_body);
 
 #[inline(always)]
-fn swiglu_body<V: F32x8>(gate: &[f32], up: &[f32], out: &mut [f32]) {
+fn swiglu_body<V: Floats>(gate: &[f32], up: &[f32], out: &mut [f32]) {
     let n = out.len();
     assert!(gate.len() == n && up.len() == n);
     let mut j = 0;
-    // SAFETY: `j + 8 <= n`; the buffer of the rest has eight elements; the arm was detected.
+    // SAFETY: every vector ends before `n`; the buffers of the rest have room for one; the arm was detected.
     unsafe {
-        while j + 8 <= n {
+        while j + V::LANES <= n {
             silu_times::<V>(gate.as_ptr().add(j), up.as_ptr().add(j), out.as_mut_ptr().add(j));
-            j += 8;
+            j += V::LANES;
         }
         if j < n {
-            let (mut g, mut u, mut o) = ([0.0; 8], [0.0; 8], [0.0; 8]);
+            let (mut g, mut u, mut o) = ([0.0; MAX_LANES], [0.0; MAX_LANES], [0.0; MAX_LANES]);
             g[..n - j].copy_from_slice(&gate[j..]);
             u[..n - j].copy_from_slice(&up[j..]);
             silu_times::<V>(g.as_ptr(), u.as_ptr(), o.as_mut_ptr());
@@ -111,12 +111,12 @@ fn swiglu_body<V: F32x8>(gate: &[f32], up: &[f32], out: &mut [f32]) {
     }
 }
 
-/// `out = silu(gate) · up` for eight elements.
+/// `out = silu(gate) · up` for a vector.
 ///
 /// # Safety
 /// They are readable and writable; the arm of `V` was detected.
 #[inline(always)]
-unsafe fn silu_times<V: F32x8>(gate: *const f32, up: *const f32, out: *mut f32) {
+unsafe fn silu_times<V: Floats>(gate: *const f32, up: *const f32, out: *mut f32) {
     // SAFETY: the caller's promise.
     unsafe {
         let gate = V::load(gate);

@@ -3,19 +3,19 @@
 use std::ops::Range;
 
 use crate::kernels::cpu::dense::Load;
-use crate::kernels::cpu::simd::F32x8;
+use crate::kernels::cpu::simd::{Floats, MAX_LANES};
 
 /// Keys scored at a time.
 pub const BLOCK: usize = 64;
-/// Lanes of a vector. Rows are filled up with zeros to whole vectors before they are multiplied.
-pub const LANES: usize = 8;
+/// Rows are filled up with zeros to multiples of this before they are multiplied: to whole vectors of each arm.
+pub const LANES: usize = MAX_LANES;
 /// Bytes of a line of the processor's cache.
 pub const LINE: usize = 64;
 
 /// `scores[r][j] = queries[r] · keys[j]` for the keys of a block in `range`, which begins and ends with whole vectors. Meanwhile what lies at `ahead` as the keys do
 /// in their block comes into the cache of the processor, which does not guess it.
 #[inline(always)]
-pub fn score<V: F32x8, L: Load>(
+pub fn score<V: Floats, L: Load>(
     (queries, keys): (&[f32], &[u8]),
     stride: usize,
     range: Range<usize>,
@@ -34,8 +34,7 @@ pub fn score<V: F32x8, L: Load>(
             // SAFETY: so many keys, queries and rows of scores are there (asserted); the arm was detected.
             unsafe {
                 let keys = keys.as_ptr().add(j * L::bytes(stride));
-                let mut dots = [0.0; LANES];
-                tile_dots::<V, L>(keys, queries.as_ptr().add(r * stride), stride).store(dots.as_mut_ptr());
+                let dots = tile_dots::<V, L>(keys, queries.as_ptr().add(r * stride), stride);
                 for (q, dots) in dots.as_chunks::<KEYS>().0.iter().enumerate() {
                     scores.as_mut_ptr().add((r + q) * BLOCK + j).cast::<[f32; KEYS]>().write_unaligned(*dots);
                 }
@@ -54,10 +53,14 @@ pub const QUERIES: usize = 4;
 /// So many rows of `stride` elements lie at `keys` and `queries`; the arm of `V` was detected.
 #[inline(always)]
 #[allow(clippy::needless_range_loop, reason = "the indices are those of pointers too")]
-unsafe fn tile_dots<V: F32x8, L: Load>(keys: *const u8, queries: *const f32, stride: usize) -> V {
+unsafe fn tile_dots<V: Floats, L: Load>(
+    keys: *const u8,
+    queries: *const f32,
+    stride: usize,
+) -> [f32; KEYS * QUERIES] {
     // SAFETY: all offsets stay inside the rows, the caller's promise.
     unsafe {
-        let mut sums = [V::splat(0.0); LANES];
+        let mut sums = [V::splat(0.0); KEYS * QUERIES];
         let mut d = 0;
         while d < stride {
             let mut key = [V::splat(0.0); KEYS];
@@ -70,7 +73,7 @@ unsafe fn tile_dots<V: F32x8, L: Load>(keys: *const u8, queries: *const f32, str
                     sums[q * KEYS + k] = key[k].fma(query, sums[q * KEYS + k]);
                 }
             }
-            d += LANES;
+            d += V::LANES;
         }
         V::sums(sums)
     }
@@ -79,7 +82,7 @@ unsafe fn tile_dots<V: F32x8, L: Load>(keys: *const u8, queries: *const f32, str
 /// Turns a row of scores into weights relative to the largest so far, zero where the key is not visible; brings `largest`, `total` and `sum` up
 /// to date.
 #[inline(always)]
-pub fn weigh<V: F32x8>(
+pub fn weigh<V: Floats>(
     scores: &mut [f32; BLOCK],
     visible: Range<usize>,
     largest: &mut f32,
@@ -92,16 +95,16 @@ pub fn weigh<V: F32x8>(
     scores[..visible.start].fill(f32::NEG_INFINITY);
     scores[visible.end..].fill(f32::NEG_INFINITY);
     let before = *largest;
-    // SAFETY: `BLOCK` is a multiple of 8, and the arm was detected.
+    // SAFETY: `BLOCK` is a multiple of all lanes, and the arm was detected.
     unsafe {
         let p = scores.as_mut_ptr();
         let mut m = V::load(p);
-        for j in (8..BLOCK).step_by(8) {
+        for j in (V::LANES..BLOCK).step_by(V::LANES) {
             m = m.max(V::load(p.add(j)));
         }
         *largest = m.largest().max(before);
         let (offset, mut added) = (V::splat(*largest), V::splat(0.0));
-        for j in (0..BLOCK).step_by(8) {
+        for j in (0..BLOCK).step_by(V::LANES) {
             let weight = V::load(p.add(j)).sub(offset).exp();
             weight.store(p.add(j));
             added = added.add(weight);
@@ -116,7 +119,7 @@ pub fn weigh<V: F32x8>(
 
 /// `sums[r] += Σ_j weights[r][j] · values[j]` for the `j` in `range`, in order. Meanwhile the block that begins at `ahead` comes into the cache of the processor.
 #[inline(always)]
-pub fn add_values<V: F32x8, L: Load>(
+pub fn add_values<V: Floats, L: Load>(
     (weights, values): (&[f32], &[u8]),
     range: Range<usize>,
     sums: &mut [f32],
@@ -126,16 +129,16 @@ pub fn add_values<V: F32x8, L: Load>(
     let n = weights.len() / BLOCK;
     assert!(values.len() >= range.end * L::bytes(stride) && range.end <= BLOCK && sums.len() == n * stride);
     // So much of each of its rows for two vectors of these.
-    let step = L::bytes(stride) * 2 * LANES / stride;
-    for d in (0..stride).step_by(2 * LANES) {
-        let ahead = (ahead.wrapping_add(BLOCK * step * d / (2 * LANES)), step);
+    let step = L::bytes(stride) * 2 * V::LANES / stride;
+    for d in (0..stride).step_by(2 * V::LANES) {
+        let ahead = (ahead.wrapping_add(BLOCK * step * d / (2 * V::LANES)), step);
         let mut r = 0;
         while r < n {
             // SAFETY: the rows and columns lie in the slices (asserted); the arm was detected.
             r += unsafe {
                 let weights = weights.as_ptr().add(r * BLOCK);
                 let (values, sums) = (values.as_ptr(), sums.as_mut_ptr().add(r * stride + d));
-                match (n - r, stride - d >= 2 * LANES) {
+                match (n - r, stride - d >= 2 * V::LANES) {
                     (4.., true) => {
                         add_tile::<V, L, 4, 2>(weights, values, range.clone(), sums, (stride, d), ahead)
                     }
@@ -164,7 +167,7 @@ pub fn add_values<V: F32x8, L: Load>(
 /// The rows lie at the pointers, `range` in a block; the arm of `V` was detected.
 #[inline(always)]
 #[allow(clippy::needless_range_loop, reason = "the indices are those of pointers too")]
-unsafe fn add_tile<V: F32x8, L: Load, const R: usize, const W: usize>(
+unsafe fn add_tile<V: Floats, L: Load, const R: usize, const W: usize>(
     weights: *const f32,
     values: *const u8,
     range: Range<usize>,
@@ -177,14 +180,14 @@ unsafe fn add_tile<V: F32x8, L: Load, const R: usize, const W: usize>(
         let mut acc = [[V::splat(0.0); W]; R];
         for r in 0..R {
             for w in 0..W {
-                acc[r][w] = V::load(sums.add(r * stride + w * LANES));
+                acc[r][w] = V::load(sums.add(r * stride + w * V::LANES));
             }
         }
         for j in range {
             V::prefetch(ahead.wrapping_add(j * step));
             let mut value = [V::splat(0.0); W];
             for w in 0..W {
-                value[w] = L::load::<V>(values.add(j * L::bytes(stride)), d + w * LANES);
+                value[w] = L::load::<V>(values.add(j * L::bytes(stride)), d + w * V::LANES);
             }
             for r in 0..R {
                 let weight = V::splat(*weights.add(r * BLOCK + j));
@@ -195,7 +198,7 @@ unsafe fn add_tile<V: F32x8, L: Load, const R: usize, const W: usize>(
         }
         for r in 0..R {
             for w in 0..W {
-                acc[r][w].store(sums.add(r * stride + w * LANES));
+                acc[r][w].store(sums.add(r * stride + w * V::LANES));
             }
         }
     }

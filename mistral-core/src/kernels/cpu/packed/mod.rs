@@ -150,6 +150,11 @@ impl Arm {
         }
     }
 
+    /// See [`Simd::BATCHES`].
+    fn batches(self) -> bool {
+        !matches!(self, Self::Scalar(_))
+    }
+
     fn run(self, task: impl Task) {
         match self {
             Self::Scalar(simd) => simd.run(task),
@@ -199,7 +204,7 @@ pub(crate) fn linear_on(
         .collect();
     match activation {
         Activation::F32 => by_tiles(arm, m, &products, &|_| Operand::Floats(x)),
-        Activation::Int8 => match m {
+        Activation::Int8 => match if arm.batches() { m } else { 1 } {
             1 => integer(arm, x, m, &products, |blocks| Operand::One(blocks)),
             2 => integer(arm, x, m, &products, |blocks| Operand::Two(blocks)),
             3 => integer(arm, x, m, &products, |blocks| Operand::Three(blocks)),
@@ -366,10 +371,16 @@ impl<F: BlockFormat> Task for FormatTile<'_, F> {
     fn run<S: Simd>(self, simd: S) {
         match self.operand {
             Operand::Floats(x) => exact::exact::<S, F>(simd, self.tile, x),
-            Operand::One(blocks) => kernel::integer::<S, F, 1>(simd, self.tile, blocks),
-            Operand::Two(blocks) => kernel::integer::<S, F, 2>(simd, self.tile, blocks),
-            Operand::Three(blocks) => kernel::integer::<S, F, 3>(simd, self.tile, blocks),
-            Operand::Tiles(blocks) => kernel::integer::<S, F, TILE_ROWS>(simd, self.tile, blocks),
+            Operand::One(blocks) => {
+                for m in self.tile.m.clone() {
+                    let tile = Tile { m: m..m + 1, groups: self.tile.groups.clone(), ..*self.tile };
+                    kernel::integer::<S, F, 1>(simd, &tile, blocks);
+                }
+            }
+            Operand::Two(blocks) if S::BATCHES => kernel::integer::<S, F, 2>(simd, self.tile, blocks),
+            Operand::Three(blocks) if S::BATCHES => kernel::integer::<S, F, 3>(simd, self.tile, blocks),
+            Operand::Tiles(blocks) if S::BATCHES => kernel::integer::<S, F, TILE_ROWS>(simd, self.tile, blocks),
+            _ => unreachable!("`linear_on` gives this arm no tiles"),
         }
     }
 }

@@ -2,14 +2,14 @@
 
 use std::arch::x86_64::*;
 
-use super::F32x8;
+use super::Floats;
 
 /// The AVX2 + FMA + F16C arm.
 #[derive(Clone, Copy)]
 pub struct Avx2(__m256);
 
 // SAFETY: each method only uses AVX2, FMA and F16C, which its caller has detected; pointers are the caller's promise.
-unsafe impl F32x8 for Avx2 {
+unsafe impl Floats for Avx2 {
     #[inline(always)]
     unsafe fn splat(v: f32) -> Self {
         // SAFETY: see the impl.
@@ -132,7 +132,7 @@ unsafe impl F32x8 for Avx2 {
         }
     }
     #[inline(always)]
-    unsafe fn sums(vectors: [Self; 8]) -> Self {
+    unsafe fn sums(vectors: [Self; 8]) -> [f32; 8] {
         // SAFETY: see the impl.
         unsafe {
             // Lane i + lane i + 4, of two vectors side by side; then those two apart, then neighbours: as in `sum`.
@@ -149,7 +149,10 @@ unsafe impl F32x8 for Avx2 {
                 twos[i] = _mm256_add_ps(_mm256_castpd_ps(low), _mm256_castpd_ps(high));
             }
             let even = _mm256_shuffle_ps::<0x88>(twos[0], twos[1]);
-            Self(_mm256_add_ps(even, _mm256_shuffle_ps::<0xdd>(twos[0], twos[1])))
+            let mut sums = [0.0; 8];
+            let all = _mm256_add_ps(even, _mm256_shuffle_ps::<0xdd>(twos[0], twos[1]));
+            _mm256_storeu_ps(sums.as_mut_ptr(), all);
+            sums
         }
     }
     #[inline(always)]

@@ -1,19 +1,25 @@
-//! Eight f32 lanes: AVX2 + FMA + F16C, NEON, or portable code with the same shape.
+//! Vectors of f32: AVX-512 (sixteen lanes), AVX2 + FMA + F16C, NEON, or portable code (eight).
 //!
-//! Kernels are written once, generic over [`F32x8`] and `#[inline(always)]`; [`simd_dispatch!`] makes an entry point that picks the arm at
+//! Kernels are written once, generic over [`Floats`] and `#[inline(always)]`; [`simd_dispatch!`] makes an entry point that picks the arm at
 //! run time. An arm's numbers do not depend on anything but its inputs, so results never vary with threads or batch size.
 
-/// Eight lanes of f32.
+/// Lanes of the longest vector.
+pub const MAX_LANES: usize = 16;
+
+/// A vector of f32.
 ///
 /// # Safety
-/// The AVX2 arm may only be used in code that runs after AVX2, FMA and F16C were detected (NEON is a part of its architecture); every `load` reads, and every `store` writes,
-/// eight elements from the pointer on.
+/// The arms of AVX-512 and AVX2 may only be used in code that runs after [`has_avx512`] or [`has_avx2`] said so (NEON is a part of its architecture); every `load` reads, and every
+/// `store` writes, `LANES` elements from the pointer on.
 #[allow(
     missing_docs,
     clippy::missing_safety_doc,
     reason = "each is what its name says; the trait states the conditions"
 )]
-pub unsafe trait F32x8: Copy {
+pub unsafe trait Floats: Copy {
+    /// Elements of a vector: a power of two, at most [`MAX_LANES`].
+    const LANES: usize = 8;
+
     unsafe fn splat(v: f32) -> Self;
     unsafe fn load(p: *const f32) -> Self;
     unsafe fn load_f16(p: *const u16) -> Self;
@@ -21,7 +27,7 @@ pub unsafe trait F32x8: Copy {
     unsafe fn load_i8(p: *const i8) -> Self;
     /// One half, in every lane; the pointer need not be aligned.
     unsafe fn splat_f16(p: *const u16) -> Self;
-    /// Eight `float8_e4m3fn`.
+    /// `float8_e4m3fn`.
     unsafe fn load_f8e4m3(p: *const u8) -> Self;
     unsafe fn store(self, p: *mut f32);
     /// Rounds to nearest even.
@@ -37,8 +43,8 @@ pub unsafe trait F32x8: Copy {
     unsafe fn exp(self) -> Self;
     /// The sum of the lanes, always in the same order.
     unsafe fn sum(self) -> f32;
-    /// [`F32x8::sum`] of each of eight vectors.
-    unsafe fn sums(vectors: [Self; 8]) -> Self;
+    /// [`Floats::sum`] of each of eight vectors.
+    unsafe fn sums(vectors: [Self; 8]) -> [f32; 8];
     /// The largest lane.
     unsafe fn largest(self) -> f32;
     /// Asks for the line of the cache at `p`, which need not be readable.
@@ -59,7 +65,7 @@ impl Portable {
 }
 
 // SAFETY: plain Rust, no instruction set assumed; the pointers are the caller's promise.
-unsafe impl F32x8 for Portable {
+unsafe impl Floats for Portable {
     #[inline(always)]
     unsafe fn splat(v: f32) -> Self {
         Self([v; 8])
@@ -139,9 +145,9 @@ unsafe impl F32x8 for Portable {
         ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]))
     }
     #[inline(always)]
-    unsafe fn sums(vectors: [Self; 8]) -> Self {
+    unsafe fn sums(vectors: [Self; 8]) -> [f32; 8] {
         // SAFETY: plain Rust.
-        Self(vectors.map(|v| unsafe { v.sum() }))
+        vectors.map(|v| unsafe { v.sum() })
     }
     #[inline(always)]
     unsafe fn largest(self) -> f32 {
@@ -153,11 +159,15 @@ unsafe impl F32x8 for Portable {
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 #[cfg(target_arch = "aarch64")]
 pub mod neon;
 
 #[cfg(target_arch = "x86_64")]
 pub use avx2::Avx2;
+#[cfg(target_arch = "x86_64")]
+pub use avx512::Avx512;
 
 /// What every CPU of the architecture can run.
 #[cfg(target_arch = "aarch64")]
@@ -173,6 +183,13 @@ pub fn has_avx2() -> bool {
     is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
 }
 
+/// Whether the AVX-512 arm may run here.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+pub fn has_avx512() -> bool {
+    is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("avx512vl")
+}
+
 /// Defines `fn name(args)` that runs `body::<V>(args)` on the best arm of this machine.
 macro_rules! simd_dispatch {
     ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? = $body:ident $(::<$($g:ty),+>)?) => {
@@ -183,6 +200,14 @@ macro_rules! simd_dispatch {
                 #[target_feature(enable = "avx2,fma,f16c")]
                 fn avx2($($arg: $ty),*) $(-> $ret)? {
                     $body::<$crate::kernels::cpu::simd::Avx2 $($(, $g)+)?>($($arg),*)
+                }
+                #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl")]
+                fn avx512($($arg: $ty),*) $(-> $ret)? {
+                    $body::<$crate::kernels::cpu::simd::Avx512 $($(, $g)+)?>($($arg),*)
+                }
+                if $crate::kernels::cpu::simd::has_avx512() {
+                    // SAFETY: as below; each processor with AVX-512 has what is before it.
+                    return unsafe { avx512($($arg),*) };
                 }
                 if $crate::kernels::cpu::simd::has_avx2() {
                     // SAFETY: the instruction sets were detected.
@@ -201,56 +226,67 @@ mod tests {
     use crate::quant::f8e4m3_to_f32;
 
     #[inline(always)]
-    fn exp_body<V: F32x8>(x: &[f32; 8]) -> [f32; 8] {
-        let mut y = [0.0; 8];
-        // SAFETY: eight elements each.
+    fn exp_body<V: Floats>(x: &[f32; MAX_LANES]) -> [f32; MAX_LANES] {
+        let mut y = [0.0; MAX_LANES];
+        // SAFETY: as many elements as a vector has, each.
         unsafe { V::load(x.as_ptr()).exp().store(y.as_mut_ptr()) };
         y
     }
-    simd_dispatch!(fn exp(x: &[f32; 8]) -> [f32; 8] = exp_body);
+    simd_dispatch!(fn exp(x: &[f32; MAX_LANES]) -> [f32; MAX_LANES] = exp_body);
+
+    #[inline(always)]
+    fn lanes_body<V: Floats>() -> usize {
+        V::LANES
+    }
+    simd_dispatch!(fn lanes() -> usize = lanes_body);
 
     #[test]
     fn exp_is_close_to_the_true_value() {
         for i in -8000..800 {
             let x = i as f32 * 0.01;
-            let (y, want) = (exp(&[x; 8])[3], f64::from(x).exp());
+            let (y, want) = (exp(&[x; MAX_LANES])[3], f64::from(x).exp());
             assert!((f64::from(y) - want).abs() <= 2e-7 * want, "{x}: {y} {want}");
         }
-        assert_eq!(exp(&[f32::NEG_INFINITY; 8]), [0.0; 8]);
+        assert_eq!(exp(&[f32::NEG_INFINITY; MAX_LANES])[..8], [0.0; 8]);
     }
 
     #[inline(always)]
-    fn sums_body<V: F32x8>(x: &[[f32; 8]; 8]) -> [[f32; 8]; 2] {
-        let (mut together, mut alone) = ([0.0; 8], [0.0; 8]);
-        // SAFETY: eight elements each.
+    fn sums_body<V: Floats>(x: &[[f32; MAX_LANES]; 8]) -> [[f32; 8]; 2] {
+        let mut alone = [0.0; 8];
+        // SAFETY: as many elements as a vector has, each.
         unsafe {
             let mut vectors = [V::splat(0.0); 8];
             for i in 0..8 {
                 vectors[i] = V::load(x[i].as_ptr());
                 alone[i] = vectors[i].sum();
             }
-            V::sums(vectors).store(together.as_mut_ptr());
+            [V::sums(vectors), alone]
         }
-        [together, alone]
     }
-    simd_dispatch!(fn sums(x: &[[f32; 8]; 8]) -> [[f32; 8]; 2] = sums_body);
+    simd_dispatch!(fn sums(x: &[[f32; MAX_LANES]; 8]) -> [[f32; 8]; 2] = sums_body);
 
     #[test]
     fn eight_sums_at_once_are_those_of_each() {
-        let x = std::array::from_fn(|i| std::array::from_fn(|j| ((i * 8 + j) as f32).sin() * 1e3));
-        let [together, alone] = sums(&x);
-        assert_eq!(together, alone);
-        assert_eq!(sums_body::<Portable>(&x), [together, alone]);
+        let x = std::array::from_fn(|i| std::array::from_fn(|j| ((i * MAX_LANES + j) as f32).sin() * 1e3));
+        let check = |[together, alone]: [[f32; 8]; 2], lanes| {
+            assert_eq!(together, alone);
+            for (sum, x) in together.iter().zip(&x) {
+                let expected: f32 = x[..lanes].iter().sum();
+                assert!((sum - expected).abs() <= 1e-2, "{sum} {expected}");
+            }
+        };
+        check(sums_body::<Portable>(&x), 8);
+        check(sums(&x), lanes());
     }
 
     #[inline(always)]
-    fn f8_body<V: F32x8>(x: &[u8; 8]) -> [f32; 8] {
-        let mut y = [0.0; 8];
-        // SAFETY: eight elements each.
+    fn f8_body<V: Floats>(x: &[u8; MAX_LANES]) -> [f32; MAX_LANES] {
+        let mut y = [0.0; MAX_LANES];
+        // SAFETY: as many elements as a vector has, each.
         unsafe { V::load_f8e4m3(x.as_ptr()).store(y.as_mut_ptr()) };
         y
     }
-    simd_dispatch!(fn f8(x: &[u8; 8]) -> [f32; 8] = f8_body);
+    simd_dispatch!(fn f8(x: &[u8; MAX_LANES]) -> [f32; MAX_LANES] = f8_body);
 
     #[test]
     fn every_f8_code_is_its_value() {
@@ -261,7 +297,7 @@ mod tests {
                 want = f32::NAN;
             }
             let want = if code & 0x80 != 0 { -want } else { want };
-            for got in [f8(&[code; 8])[5], f8e4m3_to_f32(code)] {
+            for got in [f8(&[code; MAX_LANES])[5], f8e4m3_to_f32(code)] {
                 assert!(got == want || (got.is_nan() && want.is_nan()), "{code}: {got} {want}");
             }
         }

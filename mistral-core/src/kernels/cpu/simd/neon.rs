@@ -3,7 +3,7 @@
 use std::arch::aarch64::*;
 use std::arch::asm;
 
-use super::F32x8;
+use super::Floats;
 
 /// The NEON arm.
 #[derive(Clone, Copy)]
@@ -52,7 +52,7 @@ unsafe fn words(p: *const u16) -> [uint32x4_t; 2] {
 }
 
 // SAFETY: NEON is a part of the architecture; pointers are the caller's promise.
-unsafe impl F32x8 for Neon {
+unsafe impl Floats for Neon {
     #[inline(always)]
     unsafe fn splat(v: f32) -> Self {
         // SAFETY: see the impl.
@@ -191,7 +191,7 @@ unsafe impl F32x8 for Neon {
         }
     }
     #[inline(always)]
-    unsafe fn sums(vectors: [Self; 8]) -> Self {
+    unsafe fn sums(vectors: [Self; 8]) -> [f32; 8] {
         // SAFETY: see the impl.
         unsafe {
             // Lane i + lane i + 4; then those two apart, of two vectors side by side; then neighbours: as in `sum`.
@@ -202,7 +202,9 @@ unsafe impl F32x8 for Neon {
                 let low = vcombine_f32(vget_low_f32(a), vget_low_f32(b));
                 twos[i] = vaddq_f32(low, vcombine_f32(vget_high_f32(a), vget_high_f32(b)));
             }
-            Self([vpaddq_f32(twos[0], twos[1]), vpaddq_f32(twos[2], twos[3])])
+            let mut sums = [0.0; 8];
+            Self([vpaddq_f32(twos[0], twos[1]), vpaddq_f32(twos[2], twos[3])]).store(sums.as_mut_ptr());
+            sums
         }
     }
     #[inline(always)]

@@ -31,6 +31,8 @@ pub(super) trait Simd: Copy {
     type Ints: Copy;
     /// 16 × f32.
     type Floats: Copy;
+    /// Whether several rows of activations share the weights. Kernels for them are most of the code, which an arm for rare processors does not pay for.
+    const BATCHES: bool = true;
     /// Tiles of four rows of activations that share the codes of a block in the prefill kernel: one or two.
     const TILES: usize;
     /// Rows of activations that share the weights in the kernel for f32 activations: 3 or 8.

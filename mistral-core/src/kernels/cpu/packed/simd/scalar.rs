@@ -14,6 +14,7 @@ impl Simd for Scalar {
     type Bytes = [u8; 64];
     type Ints = [i32; 16];
     type Floats = [f32; 16];
+    const BATCHES: bool = false;
     const TILES: usize = 1;
     const EXACT_ROWS: usize = 3;
 
