@@ -25,14 +25,31 @@ pub(super) struct Zero {
     pub halves: bool,
 }
 
-impl<const R: usize> ActivationBlock<R> {
-    pub const ZERO: Self =
-        Self { codes: [[[0; 4]; 8]; R], scales: [0.0; R], sums: [0.0; R], starts: [[0; R]; 2] };
+impl Zero {
+    /// Nothing.
+    pub const NONE: Self = Self { point: 0, halves: false };
+}
+
+/// A block of some rows of activations.
+pub(super) trait Quantized: Copy + Send {
+    const ROWS: usize;
+    const ZERO: Self;
+    /// Whether it depends on what the weights ask.
+    const STARTS: bool;
 
     /// Quantises the part of row `r`. Its scale makes the largest magnitude 127; if there is a NaN or an infinity it is NaN, so
     /// that this shows in every output.
+    fn quantize(&mut self, r: usize, zero: Zero, values: &[f32; BLOCK]);
+}
+
+impl<const R: usize> Quantized for ActivationBlock<R> {
+    const ROWS: usize = R;
+    const ZERO: Self =
+        Self { codes: [[[0; 4]; 8]; R], scales: [0.0; R], sums: [0.0; R], starts: [[0; R]; 2] };
+    const STARTS: bool = true;
+
     #[inline(always)]
-    pub fn quantize(&mut self, r: usize, zero: Zero, values: &[f32; BLOCK]) {
+    fn quantize(&mut self, r: usize, zero: Zero, values: &[f32; BLOCK]) {
         let (scale, codes) = quantize(values);
         let mut halves = [0; 2];
         for (half, codes) in halves.iter_mut().zip(codes.as_chunks::<16>().0) {
@@ -51,8 +68,9 @@ impl<const R: usize> ActivationBlock<R> {
     }
 }
 
+/// A scale and codes.
 #[inline(always)]
-fn quantize(values: &[f32; BLOCK]) -> (f32, [i8; BLOCK]) {
+pub(super) fn quantize(values: &[f32; BLOCK]) -> (f32, [i8; BLOCK]) {
     // As integers the magnitudes are in the order of the floats, with infinity and NaN on top.
     let mut largest = 0;
     for value in values {

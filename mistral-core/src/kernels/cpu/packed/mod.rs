@@ -10,6 +10,8 @@ mod exact;
 mod formats;
 mod kernel;
 mod layout;
+#[cfg(target_arch = "x86_64")]
+mod matrix;
 mod memory;
 mod rows;
 mod simd;
@@ -23,10 +25,12 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use super::pool;
 use crate::kernels::Layout;
 use crate::quant::Format;
-use activations::{ActivationBlock, Zero};
+use activations::{ActivationBlock, Quantized, Zero};
 use formats::BlockFormat;
 use kernel::{Output, STREAMS, TILE_ROWS, Tile};
 use layout::BLOCK;
+#[cfg(target_arch = "x86_64")]
+use matrix::MatrixBlock;
 pub use layout::{GROUP_ROWS, has_packed_form, packed_len, repack};
 pub use memory::{Arena, LargePages, PackedBytes, populate};
 pub use rows::multiplies_rows;
@@ -35,7 +39,7 @@ use simd::neon::{self, Neon};
 use simd::scalar::Scalar;
 use simd::{Simd, Task};
 #[cfg(target_arch = "x86_64")]
-use simd::{avx2::Avx2, avx512::Avx512};
+use simd::{amx::Amx, avx2::Avx2, avx512::Avx512};
 
 /// What becomes of the activations.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -101,6 +105,9 @@ pub(crate) enum Arm {
     Avx2(Avx2),
     #[cfg(target_arch = "x86_64")]
     Avx512(Avx512),
+    /// Many rows on tiles, few as [`Arm::Avx512`].
+    #[cfg(target_arch = "x86_64")]
+    Amx(Amx),
     #[cfg(target_arch = "aarch64")]
     Neon(Neon<{ neon::BASE }>),
     #[cfg(target_arch = "aarch64")]
@@ -115,6 +122,7 @@ impl Arm {
         let mut arms = Vec::new();
         #[cfg(target_arch = "x86_64")]
         {
+            arms.extend(Amx::detect().map(Self::Amx));
             arms.extend(Avx512::detect().map(Self::Avx512));
             arms.extend(Avx2::detect().map(Self::Avx2));
         }
@@ -141,6 +149,8 @@ impl Arm {
             Self::Avx2(_) => "avx2",
             #[cfg(target_arch = "x86_64")]
             Self::Avx512(_) => "avx512-vnni",
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx(_) => "amx-int8",
             #[cfg(target_arch = "aarch64")]
             Self::Neon(_) => "neon",
             #[cfg(target_arch = "aarch64")]
@@ -162,6 +172,8 @@ impl Arm {
             Self::Avx2(simd) => simd.run(task),
             #[cfg(target_arch = "x86_64")]
             Self::Avx512(simd) => simd.run(task),
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx(unit) => unit.simd().run(task),
             #[cfg(target_arch = "aarch64")]
             Self::Neon(simd) => simd.run(task),
             #[cfg(target_arch = "aarch64")]
@@ -172,7 +184,7 @@ impl Arm {
     }
 }
 
-/// The instruction set in use: `avx512-vnni`, `avx2`, `neon-i8mm`, `neon-dotprod`, `neon` or `scalar`.
+/// The instruction set in use: `amx-int8`, `avx512-vnni`, `avx2`, `neon-i8mm`, `neon-dotprod`, `neon` or `scalar`.
 pub fn arm_name() -> &'static str {
     Arm::best().name()
 }
@@ -204,6 +216,10 @@ pub(crate) fn linear_on(
         .collect();
     match activation {
         Activation::F32 => by_tiles(arm, m, &products, &|_| Operand::Floats(x)),
+        #[cfg(target_arch = "x86_64")]
+        Activation::Int8 if matches!(arm, Arm::Amx(_)) && m >= MATRIX_ROWS => {
+            integer(arm, x, m, &products, |blocks| Operand::Matrix(blocks));
+        }
         Activation::Int8 => match if arm.batches() { m } else { 1 } {
             1 => integer(arm, x, m, &products, |blocks| Operand::One(blocks)),
             2 => integer(arm, x, m, &products, |blocks| Operand::Two(blocks)),
@@ -214,14 +230,15 @@ pub(crate) fn linear_on(
 }
 
 /// Quantises the activations, once for all matrices whose formats ask the same of them, and multiplies.
-fn integer<const R: usize>(
+fn integer<B: Quantized>(
     arm: Arm,
     x: &[f32],
     m: usize,
     products: &[(BlockMatrix<'_>, Output)],
-    operand: for<'a> fn(&'a [ActivationBlock<R>]) -> Operand<'a>,
+    operand: for<'a> fn(&'a [B]) -> Operand<'a>,
 ) {
-    let mut quantized: Vec<(Zero, Vec<ActivationBlock<R>>)> = Vec::new();
+    let zero_of = |format| if B::STARTS { zero_of(format) } else { Zero::NONE };
+    let mut quantized: Vec<(Zero, Vec<B>)> = Vec::new();
     for (w, _) in products {
         let zero = zero_of(w.format);
         if quantized.iter().all(|(other, _)| *other != zero) {
@@ -238,26 +255,20 @@ fn integer<const R: usize>(
 /// Tiles of activations that a task quantises.
 const QUANTIZE_TILES: usize = 4;
 
-/// Activations in 8 bits: for each `R` rows of `x`, `cols / 32` blocks.
-fn quantize<const R: usize>(
-    arm: Arm,
-    x: &[f32],
-    m: usize,
-    cols: usize,
-    zero: Zero,
-) -> Vec<ActivationBlock<R>> {
+/// Activations in 8 bits: for each tile of rows of `x`, `cols / 32` blocks.
+fn quantize<B: Quantized>(arm: Arm, x: &[f32], m: usize, cols: usize, zero: Zero) -> Vec<B> {
     let per_tile = cols / BLOCK;
-    let mut blocks = vec![ActivationBlock::ZERO; m.div_ceil(R) * per_tile];
+    let mut blocks = vec![B::ZERO; m.div_ceil(B::ROWS) * per_tile];
     if per_tile == 0 {
         return blocks;
     }
-    if m <= QUANTIZE_TILES * R {
+    if m <= QUANTIZE_TILES * B::ROWS {
         arm.run(Quantize { x, cols, zero, to: &mut blocks });
         return blocks;
     }
     let parts: Vec<_> = blocks.chunks_mut(QUANTIZE_TILES * per_tile).map(Mutex::new).collect();
     pool::run(parts.len(), &|part| {
-        let x = &x[part * QUANTIZE_TILES * R * cols..];
+        let x = &x[part * QUANTIZE_TILES * B::ROWS * cols..];
         // Each task has a part of its own: its lock is free.
         let mut to = parts[part].lock().unwrap_or_else(PoisonError::into_inner);
         arm.run(Quantize { x, cols, zero, to: &mut to });
@@ -266,19 +277,19 @@ fn quantize<const R: usize>(
     blocks
 }
 
-struct Quantize<'a, const R: usize> {
+struct Quantize<'a, B> {
     /// From the first row of the first tile on.
     x: &'a [f32],
     cols: usize,
     zero: Zero,
-    to: &'a mut [ActivationBlock<R>],
+    to: &'a mut [B],
 }
 
-impl<const R: usize> Task for Quantize<'_, R> {
+impl<B: Quantized> Task for Quantize<'_, B> {
     #[inline(always)]
     fn run<S: Simd>(self, _simd: S) {
         let tiles = self.to.chunks_exact_mut(self.cols / BLOCK);
-        for (tile, rows) in tiles.zip(self.x.chunks(R * self.cols)) {
+        for (tile, rows) in tiles.zip(self.x.chunks(B::ROWS * self.cols)) {
             for (r, row) in rows.chunks_exact(self.cols).enumerate() {
                 for (to, values) in tile.iter_mut().zip(row.as_chunks().0) {
                     to.quantize(r, self.zero, values);
@@ -296,10 +307,17 @@ enum Operand<'a> {
     Two(&'a [ActivationBlock<2>]),
     Three(&'a [ActivationBlock<3>]),
     Tiles(&'a [ActivationBlock<TILE_ROWS>]),
+    #[cfg(target_arch = "x86_64")]
+    Matrix(&'a [MatrixBlock]),
 }
 
 /// Activation rows of a task: their sums and a panel's share of their codes stay in the second-level cache.
 const TASK_M: usize = 256;
+/// Whole tiles of every arm.
+const M_STEP: usize = 16;
+/// So many rows of activations are worth a tile of sixteen.
+#[cfg(target_arch = "x86_64")]
+const MATRIX_ROWS: usize = 8;
 /// A task reads about as many packed bytes, or its thread's share divided by [`TASKS_PER_THREAD`] if that is less, …
 const TASK_BYTES: usize = 256 * 1024;
 /// … but not less than this: handing a task over takes as long as reading some kilobytes.
@@ -331,7 +349,7 @@ fn by_tiles<'a>(
     let share = total.div_ceil(pool::threads() * TASKS_PER_THREAD);
     let task_bytes = share.min(TASK_BYTES).max(if m == 1 { TASK_BYTES_MIN } else { 1 });
     // Blocks of equal height: a last one of a few rows would unpack all weights for them.
-    let m_block = m.div_ceil(m.div_ceil(TASK_M).max(1)).next_multiple_of(2 * TILE_ROWS).max(1);
+    let m_block = m.div_ceil(m.div_ceil(TASK_M).max(1)).next_multiple_of(M_STEP).max(1);
     let mut tasks = 0;
     let parts = products.iter().map(|&(w, out)| {
         let all = w.rows.div_ceil(GROUP_ROWS);
@@ -407,6 +425,10 @@ fn zero_of(format: Format) -> Zero {
 }
 
 fn run_tile(arm: Arm, tile: &Tile<'_>, operand: Operand<'_>) {
+    #[cfg(target_arch = "x86_64")]
+    if let (Arm::Amx(unit), Operand::Matrix(blocks)) = (arm, operand) {
+        return with_format!(tile.format, F => matrix::integer::<F>(unit, tile, blocks));
+    }
     with_format!(tile.format, F => arm.run(FormatTile::<F> { tile, operand, format: PhantomData }));
 }
 

@@ -231,7 +231,7 @@ fn all_arms_give_the_same_bits() {
     for form in forms() {
         for (rows, cols) in shapes(form.0) {
             let case = Case::new(form, rows, cols);
-            for m in 1..=9 {
+            for m in (1..=9).chain([16, 33]) {
                 let mut x = Random(m as u64).floats(m * cols);
                 // The extremes of a code, and a block of zeros.
                 x[..8].fill(-3.0);
@@ -271,8 +271,8 @@ fn nothing_saturates() {
             }
             let case = Case::of(form, rows, cols, src);
             for sign in [1.0, -1.0] {
-                let x = vec![sign; 6 * cols];
-                for m in [1, 6] {
+                let x = vec![sign; 17 * cols];
+                for m in [1, 6, 17] {
                     let expected = case.linear(Arm::Scalar(Scalar), Activation::Int8, &x[..m * cols], m);
                     for arm in Arm::available() {
                         let found = case.linear(arm, Activation::Int8, &x[..m * cols], m);

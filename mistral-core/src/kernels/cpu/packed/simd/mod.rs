@@ -4,6 +4,8 @@
 //! registers use several. A value of an arm's type is the proof that the CPU has its instructions: it is only made after asking.
 
 #[cfg(target_arch = "x86_64")]
+pub(super) mod amx;
+#[cfg(target_arch = "x86_64")]
 pub(super) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(super) mod avx512;
