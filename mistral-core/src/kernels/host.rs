@@ -14,6 +14,8 @@ trait Host: Backend {
     fn contiguous(x: FloatTensor<Self>) -> FloatTensor<Self>;
     /// The elements of a contiguous f32 tensor.
     fn floats(x: &FloatTensor<Self>) -> &[f32];
+    /// The same of any f32 tensor, to change; copied first if someone else holds it too.
+    fn floats_mut(x: FloatTensor<Self>, change: impl FnOnce(&mut [f32])) -> FloatTensor<Self>;
     /// The elements of a contiguous `u8` tensor.
     fn bytes(x: &IntTensor<Self>) -> &[u8];
     /// The same, to change; copied first if someone else holds the tensor too.
@@ -29,6 +31,13 @@ impl Host for Flex {
     }
     fn floats(x: &FlexTensor) -> &[f32] {
         x.as_slice().expect("activations are contiguous f32")
+    }
+    fn floats_mut(x: FlexTensor, change: impl FnOnce(&mut [f32])) -> FlexTensor {
+        // A part of a tensor has all of it for its storage.
+        let whole = x.is_contiguous() && x.bytes().len() == x.shape().num_elements() * size_of::<f32>();
+        let mut x = if whole { x } else { x.to_contiguous() };
+        change(x.storage_mut());
+        x
     }
     fn bytes(x: &FlexTensor) -> &[u8] {
         x.as_slice().expect("weights and caches are contiguous u8")
@@ -67,6 +76,12 @@ mod ndarray {
         fn floats(x: &NdArrayTensor) -> &[f32] {
             let NdArrayTensor::F32(x) = x else { panic!("activations are f32") };
             x.view().to_slice().expect("activations are contiguous")
+        }
+        fn floats_mut(x: NdArrayTensor, change: impl FnOnce(&mut [f32])) -> NdArrayTensor {
+            let NdArrayTensor::F32(x) = Self::contiguous(x) else { panic!("activations are f32") };
+            let mut array = x.into_owned();
+            change(array.as_slice_mut().expect("activations are contiguous"));
+            NdArrayTensor::from(array)
         }
         fn bytes(x: &NdArrayTensor) -> &[u8] {
             let NdArrayTensor::U8(x) = x else { panic!("weights and caches are u8") };
@@ -125,7 +140,7 @@ macro_rules! override_kernels {
                 sin: burn::backend::tensor::FloatTensor<Self>,
                 style: $crate::config::RopeStyle,
             ) -> burn::backend::tensor::FloatTensor<Self> {
-                $crate::kernels::host::rope::<Self>(x, cos, sin, style)
+                $crate::kernels::host::rope::<Self>(x, &cos, &sin, style)
             }
             fn swiglu(
                 gate: burn::backend::tensor::FloatTensor<Self>,
@@ -152,9 +167,9 @@ macro_rules! override_kernels {
                 spec: $crate::kernels::CacheSpec,
                 start: usize,
             ) -> Vec<burn::backend::tensor::IntTensor<Self>> {
-                let keys = $crate::kernels::host::rotated::<Self>(keys, &cos, &sin, style);
+                let keys = $crate::kernels::host::rope::<Self>(keys, &cos, &sin, style);
                 vec![
-                    $crate::kernels::host::store::<Self>(k, &keys, &spec, start),
+                    $crate::kernels::host::cache_write::<Self>(k, keys, &spec, start),
                     $crate::kernels::host::cache_write::<Self>(v, values, &spec, start),
                 ]
             }
@@ -167,8 +182,8 @@ macro_rules! override_kernels {
                 v: burn::backend::tensor::IntTensor<Self>,
                 spec: $crate::kernels::AttentionSpec,
             ) -> burn::backend::tensor::FloatTensor<Self> {
-                let q = $crate::kernels::host::rotated::<Self>(q, &cos, &sin, style);
-                $crate::kernels::host::attend::<Self>(&q, &k, &v, &spec)
+                let q = $crate::kernels::host::rope::<Self>(q, &cos, &sin, style);
+                $crate::kernels::host::attention::<Self>(q, &k, &v, &spec)
             }
             fn attention(
                 q: burn::backend::tensor::FloatTensor<Self>,
@@ -199,9 +214,8 @@ fn linear_swiglu<B: Host>(
     let m = x.shape()[0];
     let mut products = products::<B>(x, weights, specs);
     let [gate, up] = &mut products[..] else { unreachable!("gate and up") };
-    let mut out = vec![0.0; gate.len()];
-    elementwise::swiglu(gate, up, &mut out);
-    B::tensor(out, [m, specs[0].rows])
+    elementwise::swiglu(gate, up);
+    B::tensor(products.swap_remove(0), [m, specs[0].rows])
 }
 
 /// What each matrix makes of `x: [m, cols]`: `[m, rows]`.
@@ -239,43 +253,27 @@ fn add_rms_norm<B: Host>(
     weight: FloatTensor<B>,
     eps: f32,
 ) -> Vec<FloatTensor<B>> {
-    let shape = dims2::<B>(&x);
-    let (x, r) = (B::contiguous(x), B::contiguous(r));
-    let (mut sum, mut out) = (vec![0.0; shape[0] * shape[1]], vec![0.0; shape[0] * shape[1]]);
-    elementwise::add_rms_norm((B::floats(&x), B::floats(&r)), B::floats(&weight), eps, &mut sum, &mut out);
-    vec![B::tensor(sum, shape), B::tensor(out, shape)]
+    let mut normed = None;
+    let sum = B::floats_mut(x, |x| {
+        normed = Some(B::floats_mut(r, |r| elementwise::add_rms_norm(x, r, B::floats(&weight), eps)));
+    });
+    std::iter::once(sum).chain(normed).collect()
 }
 
+/// Turns the heads of `x`, in place where it is not shared.
 fn rope<B: Host>(
-    x: FloatTensor<B>,
-    cos: FloatTensor<B>,
-    sin: FloatTensor<B>,
-    style: RopeStyle,
-) -> FloatTensor<B> {
-    let shape = dims2::<B>(&x);
-    B::tensor(rotated::<B>(x, &cos, &sin, style), shape)
-}
-
-fn rotated<B: Host>(
     x: FloatTensor<B>,
     cos: &FloatTensor<B>,
     sin: &FloatTensor<B>,
     style: RopeStyle,
-) -> Vec<f32> {
+) -> FloatTensor<B> {
     let head_dim = 2 * cos.shape()[1];
-    let x = B::contiguous(x);
-    let x = B::floats(&x);
-    let mut out = vec![0.0; x.len()];
-    elementwise::rope(x, B::floats(cos), B::floats(sin), head_dim, style, &mut out);
-    out
+    B::floats_mut(x, |x| elementwise::rope(x, B::floats(cos), B::floats(sin), head_dim, style))
 }
 
 fn swiglu<B: Host>(gate: FloatTensor<B>, up: FloatTensor<B>) -> FloatTensor<B> {
-    let shape = dims2::<B>(&gate);
-    let (gate, up) = (B::contiguous(gate), B::contiguous(up));
-    let mut out = vec![0.0; shape[0] * shape[1]];
-    elementwise::swiglu(B::floats(&gate), B::floats(&up), &mut out);
-    B::tensor(out, shape)
+    let up = B::contiguous(up);
+    B::floats_mut(gate, |gate| elementwise::swiglu(gate, B::floats(&up)))
 }
 
 fn cache_write<B: Host>(
@@ -284,11 +282,8 @@ fn cache_write<B: Host>(
     spec: &CacheSpec,
     start: usize,
 ) -> IntTensor<B> {
-    store::<B>(cache, B::floats(&B::contiguous(rows)), spec, start)
-}
-
-fn store<B: Host>(cache: IntTensor<B>, rows: &[f32], spec: &CacheSpec, start: usize) -> IntTensor<B> {
-    B::bytes_mut(cache, |bytes| cache::cache_write(bytes, rows, spec, start))
+    let rows = B::contiguous(rows);
+    B::bytes_mut(cache, |bytes| cache::cache_write(bytes, B::floats(&rows), spec, start))
 }
 
 fn attention<B: Host>(
@@ -297,12 +292,10 @@ fn attention<B: Host>(
     v: &IntTensor<B>,
     spec: &AttentionSpec,
 ) -> FloatTensor<B> {
-    attend::<B>(B::floats(&B::contiguous(q)), k, v, spec)
-}
-
-fn attend<B: Host>(q: &[f32], k: &IntTensor<B>, v: &IntTensor<B>, spec: &AttentionSpec) -> FloatTensor<B> {
-    let width = spec.n_heads * spec.cache.head_dim;
-    B::tensor(attention::attention(q, B::bytes(k), B::bytes(v), spec), [q.len() / width, width])
+    let (q, width) = (B::contiguous(q), spec.n_heads * spec.cache.head_dim);
+    let out = attention::attention(B::floats(&q), B::bytes(k), B::bytes(v), spec);
+    let tokens = out.len() / width;
+    B::tensor(out, [tokens, width])
 }
 
 fn dims2<B: Backend>(x: &FloatTensor<B>) -> [usize; 2] {

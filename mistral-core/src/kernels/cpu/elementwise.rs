@@ -7,27 +7,32 @@ use crate::config::RopeStyle;
 /// Elements of one task: below, a hand-over costs more than the work.
 const TASK_ELEMENTS: usize = 16 * 1024;
 
-/// Runs `body(row, row of out)` for each row of `width` elements, several rows a task.
-fn for_rows(out: &mut [f32], width: usize, body: &(dyn Fn(usize, &mut [f32]) + Sync)) {
-    struct Out(*mut f32);
+/// Runs `body(row, that row of each of outs)` for each row of `width` elements, several rows a task.
+fn for_rows<const N: usize>(
+    outs: [&mut [f32]; N],
+    width: usize,
+    body: &(dyn Fn(usize, [&mut [f32]; N]) + Sync),
+) {
+    struct Outs<const N: usize>([*mut f32; N]);
     // SAFETY: tasks write disjoint rows.
-    unsafe impl Sync for Out {}
-    impl Out {
+    unsafe impl<const N: usize> Sync for Outs<N> {}
+    impl<const N: usize> Outs<N> {
         /// # Safety
-        /// The row lies in the buffer and no one else uses it.
+        /// The row lies in the buffers and no one else uses it.
         #[allow(clippy::mut_from_ref, reason = "the rows are disjoint")]
-        unsafe fn row(&self, row: usize, width: usize) -> &mut [f32] {
+        unsafe fn row(&self, row: usize, width: usize) -> [&mut [f32]; N] {
             // SAFETY: the caller's promise.
-            unsafe { std::slice::from_raw_parts_mut(self.0.add(row * width), width) }
+            self.0.map(|out| unsafe { std::slice::from_raw_parts_mut(out.add(row * width), width) })
         }
     }
-    let rows = out.len() / width.max(1);
+    let rows = outs[0].len() / width.max(1);
+    assert!(outs.iter().all(|out| out.len() == outs[0].len()));
     let step = (TASK_ELEMENTS / width.max(1)).max(1);
-    let out = Out(out.as_mut_ptr());
+    let outs = Outs(outs.map(|out| out.as_mut_ptr()));
     pool::run(rows.div_ceil(step), &|task| {
         for row in task * step..((task + 1) * step).min(rows) {
             // SAFETY: each row is visited once.
-            body(row, unsafe { out.row(row, width) });
+            body(row, unsafe { outs.row(row, width) });
         }
     });
 }
@@ -36,18 +41,15 @@ fn for_rows(out: &mut [f32], width: usize, body: &(dyn Fn(usize, &mut [f32]) + S
 pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
     assert_eq!(x.len(), out.len());
     let width = weight.len();
-    for_rows(out, width, &|row, out| norm_row(&x[row * width..(row + 1) * width], weight, eps, out));
+    for_rows([out], width, &|row, [out]| norm_row(&x[row * width..(row + 1) * width], weight, eps, out));
 }
 
-/// `sum = x + r`, and [`rms_norm`] of it.
-pub fn add_rms_norm((x, r): (&[f32], &[f32]), weight: &[f32], eps: f32, sum: &mut [f32], out: &mut [f32]) {
-    assert!(x.len() == sum.len() && r.len() == sum.len());
-    let width = weight.len();
-    for_rows(sum, width, &|row, sum| {
-        let at = row * width..(row + 1) * width;
-        sum.iter_mut().zip(&x[at.clone()]).zip(&r[at]).for_each(|((sum, x), r)| *sum = x + r);
+/// `x += r`, and then `r` is [`rms_norm`] of that.
+pub fn add_rms_norm(x: &mut [f32], r: &mut [f32], weight: &[f32], eps: f32) {
+    for_rows([x, r], weight.len(), &|_, [x, r]| {
+        x.iter_mut().zip(&*r).for_each(|(x, r)| *x += r);
+        norm_row(x, weight, eps, r);
     });
-    rms_norm(sum, weight, eps, out);
 }
 
 simd_dispatch!(fn norm_row(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) = norm_row_body);
@@ -76,86 +78,79 @@ fn norm_row_body<V: Floats>(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]
     }
 }
 
-/// `out = silu(gate) · up` (Shazeer 2020, arXiv:2002.05202), `silu(v) = v / (1 + e^-v)`.
-pub fn swiglu(gate: &[f32], up: &[f32], out: &mut [f32]) {
-    assert!(gate.len() == out.len() && up.len() == out.len());
-    let width = TASK_ELEMENTS.min(out.len().max(1));
-    let whole = out.len() / width * width;
-    for_rows(&mut out[..whole], width, &|row, out| {
-        let at = row * width..(row + 1) * width;
-        swiglu_run(&gate[at.clone()], &up[at], out);
-    });
-    swiglu_run(&gate[whole..], &up[whole..], &mut out[whole..]);
+/// `gate = silu(gate) · up` (Shazeer 2020, arXiv:2002.05202), `silu(v) = v / (1 + e^-v)`.
+pub fn swiglu(gate: &mut [f32], up: &[f32]) {
+    assert_eq!(gate.len(), up.len());
+    let width = TASK_ELEMENTS.min(gate.len().max(1));
+    let (whole, rest) = gate.split_at_mut(gate.len() / width * width);
+    let (up, up_rest) = up.split_at(whole.len());
+    for_rows([whole], width, &|row, [gate]| swiglu_run(gate, &up[row * width..(row + 1) * width]));
+    swiglu_run(rest, up_rest);
 }
 
-simd_dispatch!(fn swiglu_run(gate: &[f32], up: &[f32], out: &mut [f32]) = swiglu_body);
+simd_dispatch!(fn swiglu_run(gate: &mut [f32], up: &[f32]) = swiglu_body);
 
 #[inline(always)]
-fn swiglu_body<V: Floats>(gate: &[f32], up: &[f32], out: &mut [f32]) {
-    let n = out.len();
-    assert!(gate.len() == n && up.len() == n);
+fn swiglu_body<V: Floats>(gate: &mut [f32], up: &[f32]) {
+    let n = gate.len();
+    assert_eq!(up.len(), n);
     let mut j = 0;
     // SAFETY: every vector ends before `n`; the buffers of the rest have room for one; the arm was detected.
     unsafe {
         while j + V::LANES <= n {
-            silu_times::<V>(gate.as_ptr().add(j), up.as_ptr().add(j), out.as_mut_ptr().add(j));
+            silu_times::<V>(gate.as_mut_ptr().add(j), up.as_ptr().add(j));
             j += V::LANES;
         }
         if j < n {
-            let (mut g, mut u, mut o) = ([0.0; MAX_LANES], [0.0; MAX_LANES], [0.0; MAX_LANES]);
+            let (mut g, mut u) = ([0.0; MAX_LANES], [0.0; MAX_LANES]);
             g[..n - j].copy_from_slice(&gate[j..]);
             u[..n - j].copy_from_slice(&up[j..]);
-            silu_times::<V>(g.as_ptr(), u.as_ptr(), o.as_mut_ptr());
-            out[j..].copy_from_slice(&o[..n - j]);
+            silu_times::<V>(g.as_mut_ptr(), u.as_ptr());
+            gate[j..].copy_from_slice(&g[..n - j]);
         }
     }
 }
 
-/// `out = silu(gate) · up` for a vector.
+/// `gate = silu(gate) · up` for a vector.
 ///
 /// # Safety
 /// They are readable and writable; the arm of `V` was detected.
 #[inline(always)]
-unsafe fn silu_times<V: Floats>(gate: *const f32, up: *const f32, out: *mut f32) {
+unsafe fn silu_times<V: Floats>(gate: *mut f32, up: *const f32) {
     // SAFETY: the caller's promise.
     unsafe {
-        let gate = V::load(gate);
-        let e = V::splat(0.0).sub(gate).exp();
-        gate.div(V::splat(1.0).add(e)).mul(V::load(up)).store(out);
+        let v = V::load(gate);
+        let e = V::splat(0.0).sub(v).exp();
+        v.div(V::splat(1.0).add(e)).mul(V::load(up)).store(gate);
     }
 }
 
 /// Rotates each head of `x: [t, n_heads * head_dim]` by the angles whose `cos` and `sin: [t, head_dim / 2]` are given.
-pub fn rope(x: &[f32], cos: &[f32], sin: &[f32], head_dim: usize, style: RopeStyle, out: &mut [f32]) {
+pub fn rope(x: &mut [f32], cos: &[f32], sin: &[f32], head_dim: usize, style: RopeStyle) {
     let half = head_dim / 2;
-    let tokens = cos.len() / half;
-    let width = x.len() / tokens.max(1);
-    assert!(cos.len() == sin.len() && x.len() == out.len() && width.is_multiple_of(head_dim));
-    for_rows(out, width, &|row, out| {
+    let width = x.len() / (cos.len() / half).max(1);
+    assert!(cos.len() == sin.len() && width.is_multiple_of(head_dim));
+    for_rows([x], width, &|row, [x]| {
         let (cos, sin) = (&cos[row * half..(row + 1) * half], &sin[row * half..(row + 1) * half]);
-        let x = &x[row * width..(row + 1) * width];
-        for (x, out) in x.chunks_exact(head_dim).zip(out.chunks_exact_mut(head_dim)) {
+        for head in x.chunks_exact_mut(head_dim) {
             match style {
-                RopeStyle::Interleaved => rotate_pairs(x, cos, sin, out),
-                RopeStyle::HalfSplit => rotate_halves(x, cos, sin, out),
+                RopeStyle::Interleaved => rotate_pairs(head, cos, sin),
+                RopeStyle::HalfSplit => rotate_halves(head, cos, sin),
             }
         }
     });
 }
 
-fn rotate_pairs(x: &[f32], cos: &[f32], sin: &[f32], out: &mut [f32]) {
-    for (((x, out), c), s) in x.chunks_exact(2).zip(out.chunks_exact_mut(2)).zip(cos).zip(sin) {
-        out[0] = x[0] * c - x[1] * s;
-        out[1] = x[0] * s + x[1] * c;
+fn rotate_pairs(x: &mut [f32], cos: &[f32], sin: &[f32]) {
+    for ((x, c), s) in x.as_chunks_mut().0.iter_mut().zip(cos).zip(sin) {
+        let [a, b] = *x;
+        *x = [a * c - b * s, a * s + b * c];
     }
 }
 
-fn rotate_halves(x: &[f32], cos: &[f32], sin: &[f32], out: &mut [f32]) {
-    let half = cos.len();
-    let (x0, x1) = x.split_at(half);
-    let (out0, out1) = out.split_at_mut(half);
-    for i in 0..half {
-        out0[i] = x0[i] * cos[i] - x1[i] * sin[i];
-        out1[i] = x1[i] * cos[i] + x0[i] * sin[i];
+fn rotate_halves(x: &mut [f32], cos: &[f32], sin: &[f32]) {
+    let (first, second) = x.split_at_mut(cos.len());
+    for (((a, b), c), s) in first.iter_mut().zip(second).zip(cos).zip(sin) {
+        (*a, *b) = (*a * c - *b * s, *b * c + *a * s);
     }
 }

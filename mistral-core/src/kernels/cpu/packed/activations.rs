@@ -30,6 +30,51 @@ impl Zero {
     pub const NONE: Self = Self { point: 0, halves: false };
 }
 
+/// 32 columns of one row of activations: element ≈ `scale` × `codes[i]`.
+pub(super) struct QuantizedRow {
+    /// Makes the largest magnitude 127. NaN if there is a NaN or an infinity, so that this shows in every output.
+    pub scale: f32,
+    pub codes: [i8; BLOCK],
+    /// Of the first and of the last 16 codes.
+    pub sums: [i32; 2],
+}
+
+impl QuantizedRow {
+    #[inline(always)]
+    pub fn of(values: &[f32; BLOCK]) -> Self {
+        // As integers the magnitudes are in the order of the floats, with infinity and NaN on top.
+        let mut largest = 0;
+        for value in values {
+            largest = largest.max(value.to_bits() & 0x7fff_ffff);
+        }
+        let (scale, inverse) = match Self::scales(f32::from_bits(largest)) {
+            Ok(scales) => scales,
+            Err(row) => return row,
+        };
+        let mut row = Self { scale, codes: [0; BLOCK], sums: [0; 2] };
+        for (i, (code, value)) in row.codes.iter_mut().zip(values).enumerate() {
+            // Adding 1.5 × 2^23 rounds to the nearest whole number, halves to even, and leaves it in the low bits.
+            *code = (value * inverse + 12_582_912.0).to_bits() as i8;
+            row.sums[i / 16] += i32::from(*code);
+        }
+        row
+    }
+
+    /// The scale and its inverse, or the row if that is the same whatever the other values are.
+    #[inline(always)]
+    pub fn scales(largest: f32) -> Result<(f32, f32), Self> {
+        let zeros = |scale| Self { scale, codes: [0; BLOCK], sums: [0; 2] };
+        if !largest.is_finite() {
+            return Err(zeros(f32::NAN));
+        }
+        // Below this 127 / largest overflows.
+        if largest < 1e-36 {
+            return Err(zeros(0.0));
+        }
+        Ok((largest / 127.0, 127.0 / largest))
+    }
+}
+
 /// A block of some rows of activations.
 pub(super) trait Quantized: Copy + Send {
     const ROWS: usize;
@@ -37,9 +82,8 @@ pub(super) trait Quantized: Copy + Send {
     /// Whether it depends on what the weights ask.
     const STARTS: bool;
 
-    /// Quantises the part of row `r`. Its scale makes the largest magnitude 127; if there is a NaN or an infinity it is NaN, so
-    /// that this shows in every output.
-    fn quantize(&mut self, r: usize, zero: Zero, values: &[f32; BLOCK]);
+    /// Sets the part of row `r`.
+    fn set(&mut self, r: usize, zero: Zero, row: &QuantizedRow);
 }
 
 impl<const R: usize> Quantized for ActivationBlock<R> {
@@ -49,46 +93,12 @@ impl<const R: usize> Quantized for ActivationBlock<R> {
     const STARTS: bool = true;
 
     #[inline(always)]
-    fn quantize(&mut self, r: usize, zero: Zero, values: &[f32; BLOCK]) {
-        let (scale, codes) = quantize(values);
-        let mut halves = [0; 2];
-        for (half, codes) in halves.iter_mut().zip(codes.as_chunks::<16>().0) {
-            for &code in codes {
-                *half += i32::from(code);
-            }
-        }
-        let first = if zero.halves { halves[0] } else { halves[0] + halves[1] };
-        self.scales[r] = scale;
-        self.sums[r] = (halves[0] + halves[1]) as f32;
-        self.starts[0][r] = -first * zero.point;
-        self.starts[1][r] = -halves[1] * zero.point;
-        for (to, from) in self.codes[r].iter_mut().zip(codes.as_chunks().0) {
-            *to = *from;
-        }
+    fn set(&mut self, r: usize, zero: Zero, row: &QuantizedRow) {
+        let [first, second] = row.sums;
+        self.scales[r] = row.scale;
+        self.sums[r] = (first + second) as f32;
+        self.starts[0][r] = -(if zero.halves { first } else { first + second }) * zero.point;
+        self.starts[1][r] = -second * zero.point;
+        self.codes[r].as_flattened_mut().copy_from_slice(&row.codes);
     }
-}
-
-/// A scale and codes.
-#[inline(always)]
-pub(super) fn quantize(values: &[f32; BLOCK]) -> (f32, [i8; BLOCK]) {
-    // As integers the magnitudes are in the order of the floats, with infinity and NaN on top.
-    let mut largest = 0;
-    for value in values {
-        largest = largest.max(value.to_bits() & 0x7fff_ffff);
-    }
-    let largest = f32::from_bits(largest);
-    if !largest.is_finite() {
-        return (f32::NAN, [0; BLOCK]);
-    }
-    // Below this 127 / largest overflows.
-    if largest < 1e-36 {
-        return (0.0, [0; BLOCK]);
-    }
-    let inverse = 127.0 / largest;
-    // Adding 1.5 × 2^23 rounds to the nearest whole number, halves to even, and leaves it in the low bits.
-    let mut codes = [0; BLOCK];
-    for (code, value) in codes.iter_mut().zip(values) {
-        *code = (value * inverse + 12_582_912.0).to_bits() as i8;
-    }
-    (largest / 127.0, codes)
 }

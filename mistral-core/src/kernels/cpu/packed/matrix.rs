@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::{_mm512_cvtepi32_ps, _mm512_loadu_si512, _mm512_set1_epi8, _mm512_sub_epi8};
 
-use super::activations::{Quantized, Zero, quantize};
+use super::activations::{Quantized, QuantizedRow, Zero};
 use super::formats::{BlockFormat, Scales};
 use super::kernel::{BLOCKS, Chunk, Tile};
 use super::layout::{BLOCK, GROUP_ROWS};
@@ -27,13 +27,9 @@ impl Quantized for MatrixBlock {
     const STARTS: bool = false;
 
     #[inline(always)]
-    fn quantize(&mut self, r: usize, _: Zero, values: &[f32; BLOCK]) {
-        let (scale, codes) = quantize(values);
-        let mut sum = 0;
-        for code in codes {
-            sum += i32::from(code);
-        }
-        (self.scales[r], self.codes[r], self.sums[r]) = (scale, codes, sum as f32);
+    fn set(&mut self, r: usize, _: Zero, row: &QuantizedRow) {
+        (self.scales[r], self.codes[r], self.sums[r]) =
+            (row.scale, row.codes, (row.sums[0] + row.sums[1]) as f32);
     }
 }
 

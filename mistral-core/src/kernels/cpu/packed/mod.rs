@@ -287,12 +287,12 @@ struct Quantize<'a, B> {
 
 impl<B: Quantized> Task for Quantize<'_, B> {
     #[inline(always)]
-    fn run<S: Simd>(self, _simd: S) {
+    fn run<S: Simd>(self, simd: S) {
         let tiles = self.to.chunks_exact_mut(self.cols / BLOCK);
         for (tile, rows) in tiles.zip(self.x.chunks(B::ROWS * self.cols)) {
             for (r, row) in rows.chunks_exact(self.cols).enumerate() {
                 for (to, values) in tile.iter_mut().zip(row.as_chunks().0) {
-                    to.quantize(r, self.zero, values);
+                    to.set(r, self.zero, &simd.quantize(values));
                 }
             }
         }

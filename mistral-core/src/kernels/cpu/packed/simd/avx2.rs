@@ -3,7 +3,8 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::super::activations::ActivationBlock;
+use super::super::activations::{ActivationBlock, QuantizedRow};
+use super::super::layout::BLOCK;
 use super::super::rows::{RowBlock, SIDE_BY_SIDE};
 use super::{Simd, Task};
 
@@ -208,15 +209,7 @@ pub(super) unsafe fn add_rows<const M: usize>(
     sums: &mut [[f32; SIDE_BY_SIDE]; M],
 ) {
     intrinsics!({
-        let mut scales = _mm_setzero_si128();
-        macro_rules! scale {
-            ($($lane:literal)+) => {
-                $(let half = u16::from_le_bytes([blocks[$lane][0], blocks[$lane][1]]);
-                scales = _mm_insert_epi16::<$lane>(scales, i32::from(half));)+
-            };
-        }
-        scale!(0 1 2 3 4 5 6 7);
-        let scales = _mm256_cvtph_ps(scales);
+        let scales = row_scales(blocks);
         for (m, sums) in sums.iter_mut().enumerate() {
             let activation = _mm256_loadu_si256(activations.codes[m].as_ptr().cast());
             let mut dots = [_mm256_setzero_si256(); SIDE_BY_SIDE];
@@ -227,12 +220,87 @@ pub(super) unsafe fn add_rows<const M: usize>(
                 let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(codes), signed);
                 *dot = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
             }
-            let product = _mm256_mul_ps(scales, _mm256_cvtepi32_ps(sums_of_eight(dots)));
-            let sum = _mm256_loadu_ps(sums.as_ptr());
-            let sum = _mm256_fmadd_ps(product, _mm256_set1_ps(activations.scales[m]), sum);
-            _mm256_storeu_ps(sums.as_mut_ptr(), sum);
+            add_scaled(scales, dots, activations.scales[m], sums);
         }
     });
+}
+
+/// The scales of blocks.
+///
+/// # Safety
+/// The CPU has AVX2 and F16C.
+#[inline(always)]
+pub(super) unsafe fn row_scales(blocks: [&RowBlock; SIDE_BY_SIDE]) -> __m256 {
+    intrinsics!({
+        let mut scales = _mm_setzero_si128();
+        macro_rules! scale {
+            ($($lane:literal)+) => {
+                $(let half = u16::from_le_bytes([blocks[$lane][0], blocks[$lane][1]]);
+                scales = _mm_insert_epi16::<$lane>(scales, i32::from(half));)+
+            };
+        }
+        scale!(0 1 2 3 4 5 6 7);
+        _mm256_cvtph_ps(scales)
+    })
+}
+
+/// Adds the sums of the lanes of `dots`, times both scales.
+///
+/// # Safety
+/// The CPU has AVX2 and FMA.
+#[inline(always)]
+pub(super) unsafe fn add_scaled(
+    scales: __m256,
+    dots: [__m256i; SIDE_BY_SIDE],
+    scale: f32,
+    sums: &mut [f32; SIDE_BY_SIDE],
+) {
+    intrinsics!({
+        let product = _mm256_mul_ps(scales, _mm256_cvtepi32_ps(sums_of_eight(dots)));
+        let sum = _mm256_fmadd_ps(product, _mm256_set1_ps(scale), _mm256_loadu_ps(sums.as_ptr()));
+        _mm256_storeu_ps(sums.as_mut_ptr(), sum);
+    });
+}
+
+/// [`Simd::quantize`].
+///
+/// # Safety
+/// The CPU has AVX2.
+#[inline(always)]
+pub(super) unsafe fn quantize(values: &[f32; BLOCK]) -> QuantizedRow {
+    intrinsics!({
+        let mut vectors = [_mm256_setzero_ps(); 4];
+        let mut largest = _mm256_setzero_si256();
+        for i in 0..4 {
+            vectors[i] = _mm256_loadu_ps(values.as_ptr().add(8 * i));
+            let magnitudes =
+                _mm256_and_si256(_mm256_castps_si256(vectors[i]), _mm256_set1_epi32(0x7fff_ffff));
+            largest = _mm256_max_epu32(largest, magnitudes);
+        }
+        let four = _mm_max_epu32(_mm256_castsi256_si128(largest), _mm256_extracti128_si256::<1>(largest));
+        let two = _mm_max_epu32(four, _mm_shuffle_epi32::<0b11_10>(four));
+        let largest = _mm_cvtsi128_si32(_mm_max_epu32(two, _mm_shuffle_epi32::<1>(two)));
+        let (scale, inverse) = match QuantizedRow::scales(f32::from_bits(largest as u32)) {
+            Ok(scales) => scales,
+            Err(row) => return row,
+        };
+        let mut codes = [_mm256_setzero_si256(); 4];
+        for i in 0..4 {
+            // Rounds halves to even, as adding 1.5 × 2^23 does.
+            codes[i] = _mm256_cvtps_epi32(_mm256_mul_ps(vectors[i], _mm256_set1_ps(inverse)));
+        }
+        let (first, second) = (_mm256_add_epi32(codes[0], codes[1]), _mm256_add_epi32(codes[2], codes[3]));
+        let pairs = _mm256_hadd_epi32(first, second);
+        let pairs = _mm256_hadd_epi32(pairs, pairs);
+        let sums = _mm_add_epi32(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256::<1>(pairs));
+        let words = [_mm256_packs_epi32(codes[0], codes[1]), _mm256_packs_epi32(codes[2], codes[3])];
+        let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+        let bytes = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(words[0], words[1]), order);
+        let mut row =
+            QuantizedRow { scale, codes: [0; BLOCK], sums: [_mm_cvtsi128_si32(sums), _mm_extract_epi32::<1>(sums)] };
+        _mm256_storeu_si256(row.codes.as_mut_ptr().cast(), bytes);
+        row
+    })
 }
 
 /// The sum of each of eight vectors.
@@ -389,6 +457,10 @@ impl Simd for Avx2 {
             }
             sums
         })
+    }
+    #[inline(always)]
+    fn quantize(self, values: &[f32; BLOCK]) -> QuantizedRow {
+        intrinsics!(quantize(values))
     }
     #[inline(always)]
     fn add_rows<const M: usize>(

@@ -2,7 +2,8 @@
 
 use std::arch::x86_64::*;
 
-use super::super::activations::ActivationBlock;
+use super::super::activations::{ActivationBlock, QuantizedRow};
+use super::super::layout::BLOCK;
 use super::super::rows::{RowBlock, SIDE_BY_SIDE};
 use super::{Simd, Task, avx2};
 
@@ -125,7 +126,25 @@ impl Simd for Avx512 {
         activations: &ActivationBlock<M>,
         sums: &mut [[f32; SIDE_BY_SIDE]; M],
     ) {
-        intrinsics!(avx2::add_rows(blocks, activations, sums));
+        intrinsics!({
+            let scales = avx2::row_scales(blocks);
+            for (m, sums) in sums.iter_mut().enumerate() {
+                let activation = _mm256_loadu_si256(activations.codes[m].as_ptr().cast());
+                // 128 is added to the codes, and taken off by the start.
+                let start = _mm256_zextsi128_si256(_mm_cvtsi32_si128(activations.starts[0][m]));
+                let mut dots = [start; SIDE_BY_SIDE];
+                for (dot, block) in dots.iter_mut().zip(blocks) {
+                    let codes = _mm256_loadu_si256(block[2..].as_ptr().cast());
+                    let codes = _mm256_xor_si256(codes, _mm256_set1_epi8(i8::MIN));
+                    *dot = _mm256_dpbusd_epi32(*dot, codes, activation);
+                }
+                avx2::add_scaled(scales, dots, activations.scales[m], sums);
+            }
+        });
+    }
+    #[inline(always)]
+    fn quantize(self, values: &[f32; BLOCK]) -> QuantizedRow {
+        intrinsics!(avx2::quantize(values))
     }
     #[inline(always)]
     fn interleave(self, blocks: [&RowBlock; 16]) -> [__m512i; 8] {

@@ -15,7 +15,8 @@ pub(super) mod scalar;
 
 use half::f16;
 
-use super::activations::ActivationBlock;
+use super::activations::{ActivationBlock, QuantizedRow};
+use super::layout::BLOCK;
 use super::rows::{RowBlock, SIDE_BY_SIDE};
 
 /// A piece of work that is written for any arm.
@@ -87,6 +88,11 @@ pub(super) trait Simd: Copy {
     }
     fn to_floats(self, a: Self::Ints) -> Self::Floats;
 
+    /// 32 activations in 8 bits.
+    #[inline(always)]
+    fn quantize(self, values: &[f32; BLOCK]) -> QuantizedRow {
+        QuantizedRow::of(values)
+    }
     /// Adds to `sums`, for each row of activations and of weights: (scale of the block × dot product with its codes) × scale of the activations.
     #[inline(always)]
     fn add_rows<const M: usize>(
