@@ -194,7 +194,7 @@ fn tile<V: Floats, L: Load, const R: usize, const C: usize>(
             _ => dot::<V, L, R, C>(wp, xp, k),
         }
     };
-    if L::SCALED && let Some(Fp8Scale::Scalar(_) | Fp8Scale::PerRow(_)) = w.scale {
+    if L::SCALED {
         for (row, sums) in rows.iter().zip(&mut sums) {
             let scale = match w.scale {
                 Some(Fp8Scale::Scalar(s)) => *s,

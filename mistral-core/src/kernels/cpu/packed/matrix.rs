@@ -1,6 +1,8 @@
 //! Many rows of activations on a matrix unit, sixteen at a time: the bits are those of [`super::kernel`].
 
-use std::arch::x86_64::{_mm512_cvtepi32_ps, _mm512_loadu_si512, _mm512_set1_epi8, _mm512_sub_epi8};
+use std::arch::x86_64::{
+    _mm512_cvtepi32_ps, _mm512_loadu_si512, _mm512_set1_epi8, _mm512_storeu_si512, _mm512_sub_epi8,
+};
 
 use super::activations::{Quantized, QuantizedRow, Zero};
 use super::formats::{BlockFormat, Scales};
@@ -41,10 +43,17 @@ struct PanelBlock {
     codes: [[i8; 64]; 8],
 }
 
-/// Products of a tile of activations with a block of weights: of all 32 columns, or of the first and the last 16 where those have scales of their own.
+/// Products of a tile of activations with a block of weights.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
-struct Products([[[i32; GROUP_ROWS]; TILE]; 2]);
+struct Products([[i32; GROUP_ROWS]; TILE]);
+
+/// A chunk of a group of rows of weights.
+struct Panel {
+    blocks: [PanelBlock; BLOCKS],
+    /// With one tile of activations: for each block, of all 32 columns; or of the first and of the last 16, where those have scales of their own.
+    products: [Products; 2 * BLOCKS],
+}
 
 /// Tile t of the activations has the blocks `activations[t * cols / 32..]`; rows beyond the last are zero.
 pub(super) fn integer<F: BlockFormat>(unit: Amx, tile: &Tile<'_>, activations: &[MatrixBlock]) {
@@ -62,18 +71,20 @@ fn by_panels<F: BlockFormat>(unit: Amx, tile: &Tile<'_>, activations: &[MatrixBl
     let (simd, per_tile) = (unit.simd(), tile.cols / BLOCK);
     let activations = &activations[tile.m.start / TILE * per_tile..tile.m.end.div_ceil(TILE) * per_tile];
     let tiles = unit.tiles(if F::HALVES { BLOCK / 2 } else { BLOCK });
-    let mut panel = [PanelBlock { scales: Scales::ZERO, codes: [[0; 64]; 8] }; BLOCKS];
-    let mut products = [Products([[[0; GROUP_ROWS]; TILE]; 2]); 2];
+    let mut panel = Panel {
+        blocks: [PanelBlock { scales: Scales::ZERO, codes: [[0; 64]; 8] }; BLOCKS],
+        products: [Products([[0; GROUP_ROWS]; TILE]); 2 * BLOCKS],
+    };
     let mut sums = vec![[[0.0; GROUP_ROWS]; TILE]; tile.m.len().div_ceil(TILE)];
     for group in tile.groups.clone() {
         sums.fill([[0.0; GROUP_ROWS]; TILE]);
         for chunk in 0..tile.chunks() {
-            let first = chunk * BLOCKS;
-            let panel = &mut panel[..BLOCKS.min(per_tile - first)];
-            unpack::<F>(simd, &tile.chunk::<F>(group, chunk), panel);
+            let blocks = chunk * BLOCKS..per_tile.min((chunk + 1) * BLOCKS);
+            unpack::<F>(simd, &tile.chunk::<F>(group, chunk), &mut panel.blocks[..blocks.len()]);
             for (t, sums) in sums.iter_mut().enumerate() {
-                let activations = &activations[t * per_tile + first..][..panel.len()];
-                add_products::<F>((simd, &tiles), panel, activations, &mut products, sums);
+                let activations = &activations[t * per_tile..][blocks.clone()];
+                multiply::<F>(&tiles, &mut panel, activations);
+                add::<F>(simd, &panel, activations, sums);
             }
         }
         for (m, sums) in tile.m.clone().zip(sums.as_flattened()) {
@@ -92,69 +103,60 @@ fn unpack<F: BlockFormat>(simd: Avx512, chunk: &Chunk<'_>, panel: &mut [PanelBlo
             // SAFETY: `simd` proves that the CPU has the instructions; a vector has as many bytes.
             unsafe {
                 let zero = _mm512_set1_epi8(F::CODES.zero.unwrap_or(0) as i8);
-                *to = std::mem::transmute::<std::arch::x86_64::__m512i, [i8; 64]>(_mm512_sub_epi8(codes, zero));
+                _mm512_storeu_si512(to.as_mut_ptr().cast(), _mm512_sub_epi8(codes, zero));
             }
         }
     }
 }
 
-/// Takes a tile of activations past the panel. While the products of a block are made, those of the block before are added.
+/// All products of a tile of activations with the panel. They go through memory, which gives them back the sooner the longer ago they were written: so sums
+/// are not made after each block (PERFORMANCE.md).
 #[inline(always)]
-fn add_products<F: BlockFormat>(
-    (simd, tiles): (Avx512, &Tiles),
-    panel: &[PanelBlock],
+fn multiply<F: BlockFormat>(tiles: &Tiles, panel: &mut Panel, activations: &[MatrixBlock]) {
+    let parts = if F::HALVES { 2 } else { 1 };
+    let (products, _) = panel.products.as_chunks_mut::<2>();
+    for ((block, activations), products) in panel.blocks.iter().zip(activations).zip(products) {
+        for (part, product) in products[..parts].iter_mut().enumerate() {
+            // SAFETY: 16 rows of 32 columns and 8 vectors of 64 bytes lie there; the tiles are set up for all of them, or for half.
+            unsafe {
+                let rows = activations.codes.as_ptr().cast::<i8>().add(part * BLOCK / 2);
+                let codes = block.codes.as_ptr().cast::<i8>().add(part * 4 * 64);
+                tiles.product(rows, codes, &mut product.0);
+            }
+        }
+    }
+}
+
+/// Adds the products of a panel, scaled, as `add_dots` of the kernel does.
+#[inline(always)]
+fn add<F: BlockFormat>(
+    simd: Avx512,
+    panel: &Panel,
     activations: &[MatrixBlock],
-    products: &mut [Products; 2],
     sums: &mut [[f32; GROUP_ROWS]; TILE],
 ) {
     let mut totals = [simd.splat(0.0); TILE];
     for (total, sum) in totals.iter_mut().zip(&*sums) {
         *total = simd.load_floats(sum);
     }
-    multiply::<F>(tiles, &panel[0], &activations[0], &mut products[0]);
-    for b in 0..panel.len() {
-        if b + 1 < panel.len() {
-            multiply::<F>(tiles, &panel[b + 1], &activations[b + 1], &mut products[(b + 1) % 2]);
+    let (products, _) = panel.products.as_chunks::<2>();
+    for ((block, activations), products) in panel.blocks.iter().zip(activations).zip(products) {
+        let scale = simd.load_floats(&block.scales.scales[0]);
+        let second = simd.load_floats(&block.scales.scales[1]);
+        let offset = simd.load_floats(&block.scales.offsets);
+        for (r, total) in totals.iter_mut().enumerate() {
+            let mut dot = simd.mul(scale, floats(simd, &products[0].0[r]));
+            if F::HALVES {
+                dot = simd.fma(second, floats(simd, &products[1].0[r]), dot);
+            }
+            if F::CODES.zero.is_none() {
+                dot = simd.fma(offset, simd.splat(activations.sums[r]), dot);
+            }
+            *total = simd.fma(dot, simd.splat(activations.scales[r]), *total);
         }
-        add::<F>(simd, &products[b % 2], &panel[b].scales, &activations[b], &mut totals);
     }
     for (total, sum) in totals.into_iter().zip(sums) {
         simd.store_floats(total, sum);
-    }
-}
-
-#[inline(always)]
-fn multiply<F: BlockFormat>(tiles: &Tiles, block: &PanelBlock, activations: &MatrixBlock, to: &mut Products) {
-    let (rows, codes) = (activations.codes.as_ptr().cast::<i8>(), block.codes.as_ptr().cast::<i8>());
-    // SAFETY: 16 rows of 32 columns and 8 vectors lie there; the tiles are set up for all of them, or for half.
-    unsafe {
-        tiles.product(rows, codes, &mut to.0[0]);
-        if F::HALVES {
-            tiles.product(rows.add(BLOCK / 2), codes.add(4 * 64), &mut to.0[1]);
-        }
-    }
-}
-
-/// As `add_dots` of the kernel does.
-#[inline(always)]
-fn add<F: BlockFormat>(
-    simd: Avx512,
-    products: &Products,
-    scales: &Scales,
-    activations: &MatrixBlock,
-    sums: &mut [<Avx512 as Simd>::Floats; TILE],
-) {
-    let (scale, second) = (simd.load_floats(&scales.scales[0]), simd.load_floats(&scales.scales[1]));
-    let offset = simd.load_floats(&scales.offsets);
-    for r in 0..TILE {
-        let mut dot = simd.mul(scale, floats(simd, &products.0[0][r]));
-        if F::HALVES {
-            dot = simd.fma(second, floats(simd, &products.0[1][r]), dot);
-        }
-        if F::CODES.zero.is_none() {
-            dot = simd.fma(offset, simd.splat(activations.sums[r]), dot);
-        }
-        sums[r] = simd.fma(dot, simd.splat(activations.scales[r]), sums[r]);
     }
 }
 

@@ -29,9 +29,9 @@ use activations::{ActivationBlock, Quantized, Zero};
 use formats::BlockFormat;
 use kernel::{Output, STREAMS, TILE_ROWS, Tile};
 use layout::BLOCK;
+pub use layout::{GROUP_ROWS, has_packed_form, packed_len, repack};
 #[cfg(target_arch = "x86_64")]
 use matrix::MatrixBlock;
-pub use layout::{GROUP_ROWS, has_packed_form, packed_len, repack};
 pub use memory::{Arena, LargePages, PackedBytes, populate};
 pub use rows::multiplies_rows;
 #[cfg(target_arch = "aarch64")]
@@ -397,7 +397,9 @@ impl<F: BlockFormat> Task for FormatTile<'_, F> {
             }
             Operand::Two(blocks) if S::BATCHES => kernel::integer::<S, F, 2>(simd, self.tile, blocks),
             Operand::Three(blocks) if S::BATCHES => kernel::integer::<S, F, 3>(simd, self.tile, blocks),
-            Operand::Tiles(blocks) if S::BATCHES => kernel::integer::<S, F, TILE_ROWS>(simd, self.tile, blocks),
+            Operand::Tiles(blocks) if S::BATCHES => {
+                kernel::integer::<S, F, TILE_ROWS>(simd, self.tile, blocks)
+            }
             _ => unreachable!("`linear_on` gives this arm no tiles"),
         }
     }

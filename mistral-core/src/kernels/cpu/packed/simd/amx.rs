@@ -31,14 +31,18 @@ impl Amx {
     /// Sets this thread's tiles up for products of 16 rows with `depth` columns, 16 or 32, as long as the result lives.
     pub fn tiles(self, depth: usize) -> Tiles {
         assert!(depth == 16 || depth == 32, "columns of a product");
-        let mut config = Config { palette: 1, start_row: 0, reserved: [0; 14], row_bytes: [0; 16], rows: [0; 16] };
-        let shapes = [(Tiles::SUMS, TILE, 64), (Tiles::ACTIVATIONS, TILE, depth), (Tiles::CODES, depth / 4, 64)];
+        let mut config =
+            Config { palette: 1, start_row: 0, reserved: [0; 14], row_bytes: [0; 16], rows: [0; 16] };
+        let shapes =
+            [(Tiles::SUMS, TILE, 64), (Tiles::ACTIVATIONS, TILE, depth), (Tiles::CODES, depth / 4, 64)];
         for (tile, rows, bytes) in shapes {
             config.rows[tile] = rows as u8;
             config.row_bytes[tile] = bytes as u16;
         }
         // SAFETY: `self` proves that the instruction is there, and the configuration is a valid one.
-        unsafe { asm!("ldtilecfg [{0}]", in(reg) &raw const config, options(nostack, preserves_flags, readonly)) };
+        unsafe {
+            asm!("ldtilecfg [{0}]", in(reg) &raw const config, options(nostack, preserves_flags, readonly))
+        };
         Tiles(PhantomData)
     }
 }
@@ -62,14 +66,13 @@ impl Tiles {
     const ACTIVATIONS: usize = 1;
     const CODES: usize = 2;
 
-    /// `to[m][row]`: the dot product of `activations[m]` with the codes of `row`, whose columns 4g to 4g + 3 are in vector g, over `depth` columns
-    /// from the first one of both pointers on.
+    /// `to[m][row]`: the dot product of row m of the activations with the codes of `row`, whose columns 4g to 4g + 3 are in vector g.
     ///
     /// # Safety
-    /// Rows of `depth` bytes, 32 apart, lie at `activations`; `depth / 4` vectors of 64 bytes at `codes`.
+    /// 16 rows of `depth` bytes, 32 apart, lie at `activations`; `depth / 4` vectors of 64 bytes at `codes`.
     #[inline(always)]
     pub unsafe fn product(&self, activations: *const i8, codes: *const i8, to: &mut [[i32; 16]; TILE]) {
-        // SAFETY: the tiles are set up for as many rows and bytes as lie there, the caller's promise, and as `to` has.
+        // SAFETY: the tiles are set up for what lies there, the caller's promise, and for what `to` has.
         unsafe {
             asm!(
                 "tilezero tmm0",

@@ -271,10 +271,9 @@ pub(super) unsafe fn quantize(values: &[f32; BLOCK]) -> QuantizedRow {
     intrinsics!({
         let mut vectors = [_mm256_setzero_ps(); 4];
         let mut largest = _mm256_setzero_si256();
-        for i in 0..4 {
-            vectors[i] = _mm256_loadu_ps(values.as_ptr().add(8 * i));
-            let magnitudes =
-                _mm256_and_si256(_mm256_castps_si256(vectors[i]), _mm256_set1_epi32(0x7fff_ffff));
+        for (vector, values) in vectors.iter_mut().zip(values.as_chunks::<8>().0) {
+            *vector = _mm256_loadu_ps(values.as_ptr());
+            let magnitudes = _mm256_and_si256(_mm256_castps_si256(*vector), _mm256_set1_epi32(0x7fff_ffff));
             largest = _mm256_max_epu32(largest, magnitudes);
         }
         let four = _mm_max_epu32(_mm256_castsi256_si128(largest), _mm256_extracti128_si256::<1>(largest));
@@ -285,9 +284,9 @@ pub(super) unsafe fn quantize(values: &[f32; BLOCK]) -> QuantizedRow {
             Err(row) => return row,
         };
         let mut codes = [_mm256_setzero_si256(); 4];
-        for i in 0..4 {
+        for (codes, vector) in codes.iter_mut().zip(vectors) {
             // Rounds halves to even, as adding 1.5 × 2^23 does.
-            codes[i] = _mm256_cvtps_epi32(_mm256_mul_ps(vectors[i], _mm256_set1_ps(inverse)));
+            *codes = _mm256_cvtps_epi32(_mm256_mul_ps(vector, _mm256_set1_ps(inverse)));
         }
         let (first, second) = (_mm256_add_epi32(codes[0], codes[1]), _mm256_add_epi32(codes[2], codes[3]));
         let pairs = _mm256_hadd_epi32(first, second);
@@ -296,8 +295,11 @@ pub(super) unsafe fn quantize(values: &[f32; BLOCK]) -> QuantizedRow {
         let words = [_mm256_packs_epi32(codes[0], codes[1]), _mm256_packs_epi32(codes[2], codes[3])];
         let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
         let bytes = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(words[0], words[1]), order);
-        let mut row =
-            QuantizedRow { scale, codes: [0; BLOCK], sums: [_mm_cvtsi128_si32(sums), _mm_extract_epi32::<1>(sums)] };
+        let mut row = QuantizedRow {
+            scale,
+            codes: [0; BLOCK],
+            sums: [_mm_cvtsi128_si32(sums), _mm_extract_epi32::<1>(sums)],
+        };
         _mm256_storeu_si256(row.codes.as_mut_ptr().cast(), bytes);
         row
     })
