@@ -133,14 +133,15 @@ fn logits_with_f32_activations_equal_the_reference() {
 
 /// 8-bit activations round each number to 1/127 of the largest of its 32: for normally distributed ones (largest of 32: about 2.1 σ) an error of
 /// 2.1 / 127 / √12 ≈ 0.5% of a product, of random sign. 30 layers add 60 such products to the residual stream: √60 × 0.5% ≈ 4%.
+///
+/// Over all positions of the prompt: one by itself has 2 to 19%, by which way its roundings fall.
 #[test]
-fn logits_with_int8_activations_are_near_the_reference() {
-    let want = &REFERENCE.logits;
-    let mut session = session(&MODEL, 64);
-    session.prefill(&REFERENCE.ids, &mut Control::none()).unwrap();
+fn logits_with_int8_activations_are_near_those_with_f32() {
+    let [want, found] = [&EXACT, &MODEL]
+        .map(|model| session(model, 64).score(&REFERENCE.ids, &mut Control::none()).unwrap());
     let mean = want.iter().sum::<f32>() / want.len() as f32;
     let spread = rms(want.iter().map(|x| x - mean));
-    let error = rms(session.logits().iter().zip(want).map(|(a, b)| a - b));
+    let error = rms(found.iter().zip(&want).map(|(a, b)| a - b));
     assert!(error <= 0.05 * spread, "an error of {error} in logits that spread by {spread}");
     assert!(error > 0.001 * spread, "activations were not quantised: the test tests nothing");
 }
@@ -192,13 +193,13 @@ fn log_softmax(logits: &[f32]) -> Vec<f64> {
     logits.iter().map(|x| f64::from(*x) - total).collect()
 }
 
-/// What someone sees who tries the library. The template adds a system prompt, after which "The" and "L" (of "L'Étoile, …") are 0.08 apart in exact arithmetic, less than
-/// 8-bit activations leave certain: a change of the order of a sum may flip it. Then nothing is broken, but ask the README's readers something clearer.
+/// What someone sees who tries the library. Along this answer no other token comes nearer than 0.9 to the best one in exact arithmetic: more than 8-bit activations and another order
+/// of sums, which differs between instruction sets, can turn. (Asked for the capital of France the first token has 0.08.)
 #[test]
 fn the_question_of_the_examples_is_answered() {
-    let request = json!({"messages": [{"role": "user", "content": "What is the capital of France?"}]});
+    let request = json!({"messages": [{"role": "user", "content": "What is the capital of Japan?"}]});
     let reply = session(&MODEL, 256).chat(&request, &mut |_| (), &mut Control::none()).unwrap();
-    assert_eq!(reply["choices"][0]["message"]["content"], json!(REFERENCE.answer));
+    assert_eq!(reply["choices"][0]["message"]["content"], json!("The capital of Japan is Tokyo."));
 }
 
 #[test]

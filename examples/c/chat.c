@@ -28,7 +28,7 @@ static void quote(char *out, const char *text) {
 
 int main(int argc, char **argv) {
   const char *path = argc > 1 ? argv[1] : "";
-  const char *question = argc > 2 ? argv[2] : "What is the capital of France?";
+  const char *question = argc > 2 ? argv[2] : "What is the capital of Japan?";
   int max_tokens = argc > 3 ? atoi(argv[3]) : 128;
   char *quoted = malloc(6 * strlen(question) + 3), *request = malloc(6 * strlen(question) + 256);
   mistral_model *model = NULL;

@@ -17,7 +17,7 @@ static std::string quote(const std::string &text) {
 }
 
 int main(int argc, char **argv) try {
-  const std::string question = argc > 2 ? argv[2] : "What is the capital of France?";
+  const std::string question = argc > 2 ? argv[2] : "What is the capital of Japan?";
   const std::string max_tokens = argc > 3 ? argv[3] : "128";
   const mistral::Model model = mistral::Model::open(argc > 1 ? argv[1] : "");
   const std::string request = "{\"messages\": [{\"role\": \"user\", \"content\": " + quote(question) +

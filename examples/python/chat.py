@@ -5,7 +5,7 @@ import sys
 import mistral
 
 path = sys.argv[1]
-question = sys.argv[2] if len(sys.argv) > 2 else "What is the capital of France?"
+question = sys.argv[2] if len(sys.argv) > 2 else "What is the capital of Japan?"
 max_tokens = int(sys.argv[3]) if len(sys.argv) > 3 else 128
 
 request = {"messages": [{"role": "user", "content": question}], "max_tokens": max_tokens}

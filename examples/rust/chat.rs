@@ -15,7 +15,7 @@ use std::time::Instant;
 use mistral_core::{Control, Model, ModelOptions, Progress, Session, SessionOptions};
 use serde_json::{Value, json};
 
-const QUESTION: &str = "What is the capital of France?";
+const QUESTION: &str = "What is the capital of Japan?";
 
 struct Arguments {
     model: Option<PathBuf>,

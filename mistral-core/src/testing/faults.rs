@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use crate::engine::Model;
+use crate::quant::Format;
 use crate::weights::Fp8Scale;
 
 /// Where a model is broken.
@@ -29,8 +30,12 @@ pub fn inject(model: &mut Arc<Model>, fault: Fault) {
     match fault {
         // The weight is not as long as its shape says.
         Fault::Kernel => output.cols += 1,
-        // No row has a scale.
-        Fault::Tasks => output.scale = Some(Arc::new(Fp8Scale::PerRow(Vec::new()))),
+        // The same bytes as rows of another format, none of which has its scale.
+        Fault::Tasks => {
+            output.rows *= output.format.block_bytes() / output.format.block_len();
+            output.format = Format::F8E4M3;
+            output.scale = Some(Arc::new(Fp8Scale::PerRow(Vec::new())));
+        }
         Fault::TokensFrom(token) => {
             let table = &mut transformer.tok_embeddings.data;
             table.truncate(table.len() / vocab_size * token as usize);
@@ -47,7 +52,6 @@ mod tests {
     use crate::control::Control;
     use crate::engine::ModelOptions;
     use crate::error::Error;
-    use crate::quant::Format;
     use crate::session::{Session, SessionOptions};
     use crate::testing::TempFolder;
 
