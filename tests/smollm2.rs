@@ -137,8 +137,8 @@ fn logits_with_f32_activations_equal_the_reference() {
 /// Over all positions of the prompt: one by itself has 2 to 19%, by which way its roundings fall.
 #[test]
 fn logits_with_int8_activations_are_near_those_with_f32() {
-    let [want, found] = [&EXACT, &MODEL]
-        .map(|model| session(model, 64).score(&REFERENCE.ids, &mut Control::none()).unwrap());
+    let [want, found] =
+        [&EXACT, &MODEL].map(|model| session(model, 64).score(&REFERENCE.ids, &mut Control::none()).unwrap());
     let mean = want.iter().sum::<f32>() / want.len() as f32;
     let spread = rms(want.iter().map(|x| x - mean));
     let error = rms(found.iter().zip(&want).map(|(a, b)| a - b));
