@@ -315,9 +315,9 @@ enum Operand<'a> {
 const TASK_M: usize = 256;
 /// Whole tiles of every arm.
 const M_STEP: usize = 16;
-/// So many rows of activations are worth a tile of sixteen.
+/// More rows of activations than a tile of the other kernels has are worth one of sixteen.
 #[cfg(target_arch = "x86_64")]
-const MATRIX_ROWS: usize = 8;
+const MATRIX_ROWS: usize = TILE_ROWS + 1;
 /// A task reads about as many packed bytes, or its thread's share divided by [`TASKS_PER_THREAD`] if that is less, …
 const TASK_BYTES: usize = 256 * 1024;
 /// … but not less than this: handing a task over takes as long as reading some kilobytes.
