@@ -31,19 +31,20 @@ impl Amx {
     /// Sets this thread's tiles up for products of 16 rows with `depth` columns, 16 or 32, as long as the result lives.
     pub fn tiles(self, depth: usize) -> Tiles {
         assert!(depth == 16 || depth == 32, "columns of a product");
-        let mut config =
-            Config { palette: 1, start_row: 0, reserved: [0; 14], row_bytes: [0; 16], rows: [0; 16] };
+        let mut before = Config::NONE;
+        let mut config = Config { palette: 1, ..Config::NONE };
         let shapes =
             [(Tiles::SUMS, TILE, 64), (Tiles::ACTIVATIONS, TILE, depth), (Tiles::CODES, depth / 4, 64)];
         for (tile, rows, bytes) in shapes {
             config.rows[tile] = rows as u8;
             config.row_bytes[tile] = bytes as u16;
         }
-        // SAFETY: `self` proves that the instruction is there, and the configuration is a valid one.
+        // SAFETY: `self` proves that the instructions are there, and the configuration is a valid one.
         unsafe {
-            asm!("ldtilecfg [{0}]", in(reg) &raw const config, options(nostack, preserves_flags, readonly))
-        };
-        Tiles(PhantomData)
+            asm!("sttilecfg [{0}]", in(reg) &raw mut before, options(nostack, preserves_flags));
+            asm!("ldtilecfg [{0}]", in(reg) &raw const config, options(nostack, preserves_flags, readonly));
+        }
+        Tiles { before, thread: PhantomData }
     }
 }
 
@@ -57,8 +58,17 @@ struct Config {
     rows: [u8; 16],
 }
 
+impl Config {
+    const NONE: Self =
+        Self { palette: 0, start_row: 0, reserved: [0; 14], row_bytes: [0; 16], rows: [0; 16] };
+}
+
 /// The tiles of a thread while they are set up; cleared when this is dropped.
-pub(crate) struct Tiles(PhantomData<*const ()>);
+pub(crate) struct Tiles {
+    /// How a host had set them up that uses them, too: some do so once a thread.
+    before: Config,
+    thread: PhantomData<*const ()>,
+}
 
 impl Tiles {
     // What `product` names tmm0, tmm1 and tmm2.
@@ -93,8 +103,15 @@ impl Tiles {
 
 impl Drop for Tiles {
     fn drop(&mut self) {
-        // SAFETY: they were set up, so the instruction is there. It clears them.
-        unsafe { asm!("tilerelease", options(nostack, preserves_flags, nomem)) };
+        // SAFETY: they were set up, so the instructions are there. Both clear them; the processor gave that configuration out.
+        unsafe {
+            match self.before.palette {
+                0 => asm!("tilerelease", options(nostack, preserves_flags, nomem)),
+                _ => {
+                    asm!("ldtilecfg [{0}]", in(reg) &raw const self.before, options(nostack, preserves_flags, readonly));
+                }
+            }
+        }
     }
 }
 
@@ -127,4 +144,24 @@ fn may_use_tiles() -> bool {
 #[cfg(not(target_os = "linux"))]
 fn may_use_tiles() -> bool {
     false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tiles_that_were_set_up_before_are_set_up_so_again() {
+        let Some(unit) = Amx::detect() else { return };
+        let (activations, codes) = ([[1i8; 32]; TILE], [[2i8; 64]; 8]);
+        let product = |tiles: &Tiles| {
+            let mut to = [[0; 16]; TILE];
+            // SAFETY: 16 rows of 32 bytes and 8 vectors lie there.
+            unsafe { tiles.product(activations.as_ptr().cast(), codes.as_ptr().cast(), &mut to) };
+            to
+        };
+        let hosts = unit.tiles(32);
+        assert_eq!(product(&unit.tiles(16)), [[32; 16]; TILE]);
+        assert_eq!(product(&hosts), [[64; 16]; TILE]);
+    }
 }
