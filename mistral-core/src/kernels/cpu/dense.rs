@@ -5,7 +5,7 @@
 //! a row of a batch equals the same row alone, bit for bit.
 
 use super::pool;
-use super::simd::{Floats, MAX_LANES, simd_dispatch};
+use super::simd::{Floats, MAX_LANES, prefetch, simd_dispatch};
 use crate::kernels::CACHE_BLOCK;
 use crate::quant::Format;
 use crate::weights::Fp8Scale;
@@ -54,7 +54,10 @@ pub fn linear(x: &[f32], m: usize, products: Vec<(DenseMatrix<'_>, &mut [f32])>)
         (first..tasks, w, Rows { data: out.as_mut_ptr(), stride: w.rows })
     });
     let parts: Vec<_> = parts.collect();
-    pool::run(tasks, &|task| {
+    let first = parts.first().map(|(_, w, _)| w).filter(|_| m < TILE_COLS);
+    let after_first_task =
+        first.and_then(|w| w.data.get(task_rows * (w.data.len() / w.rows.max(1))..)).unwrap_or_default();
+    pool::run_reading(after_first_task, tasks, &|task| {
         let Some((tasks, w, out)) = parts.iter().find(|part| part.0.contains(&task)) else { return };
         let first = (task - tasks.start) * task_rows;
         linear_rows(x, m, *w, first..(first + task_rows).min(w.rows), *out);
@@ -234,6 +237,9 @@ pub unsafe fn dot<V: Floats, L: Load, const R: usize, const C: usize>(
                 xv[c] = V::load(x[c].add(j));
             }
             for r in 0..R {
+                if C == 1 && V::AHEAD > 0 {
+                    prefetch(w[r].wrapping_add(L::bytes(j) + V::AHEAD));
+                }
                 let wv = L::load::<V>(w[r], j);
                 for c in 0..C {
                     acc[r][c] = wv.fma(xv[c], acc[r][c]);

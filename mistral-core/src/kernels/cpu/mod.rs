@@ -1,5 +1,6 @@
 //! Kernels for the processor, on slices: shared by every backend whose tensors lie in host memory.
 
+mod ahead;
 pub mod attention;
 pub mod cache;
 pub mod dense;

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
+use super::ahead::{Asking, Next, Order};
 use crate::control::CancelToken;
 use crate::error::{Error, Result};
 
@@ -66,6 +67,8 @@ struct Shared {
     body: Line<Cell<Option<BodyPtr>>>,
     /// Forward passes under way: workers spin while there are any.
     active: AtomicUsize,
+    /// What the next region reads.
+    next: Line<Next>,
     sleepers: AtomicUsize,
     stop: AtomicBool,
     lock: Mutex<()>,
@@ -87,7 +90,7 @@ unsafe impl Sync for Shared {}
 pub struct Pool {
     shared: Arc<Shared>,
     /// One region at a time: sessions of one engine take turns.
-    turn: Mutex<()>,
+    turn: Mutex<Order>,
     workers: Vec<JoinHandle<()>>,
     threads: usize,
 }
@@ -134,6 +137,7 @@ impl Pool {
             done: Line::default(),
             body: Line::default(),
             active: AtomicUsize::new(0),
+            next: Line::default(),
             sleepers: AtomicUsize::new(0),
             stop: AtomicBool::new(false),
             lock: Mutex::new(()),
@@ -143,11 +147,11 @@ impl Pool {
         });
         let threads = threads.max(1);
         let mut pool =
-            Self { shared, turn: Mutex::new(()), workers: Vec::with_capacity(threads - 1), threads };
+            Self { shared, turn: Mutex::default(), workers: Vec::with_capacity(threads - 1), threads };
         for i in 1..threads {
             let shared = Arc::clone(&pool.shared);
             let worker = std::thread::Builder::new().name(format!("mistral-{i}")).stack_size(STACK_BYTES);
-            pool.workers.push(worker.spawn(move || shared.work())?);
+            pool.workers.push(worker.spawn(move || shared.work(Asking::new(i - 1, threads - 1)))?);
         }
         Ok(pool)
     }
@@ -180,16 +184,27 @@ impl Pool {
     /// # Panics
     /// With the panic of a task, after the other tasks have ended.
     pub fn run(&self, tasks: usize, body: &Body<'_>) {
+        self.run_reading(&[], tasks, body);
+    }
+
+    /// [`Pool::run`] of tasks that read `bytes` one after the other, those of the caller's first task left out: threads that wait ask for them before it
+    /// begins, if what came last was the same the last time.
+    pub fn run_reading(&self, bytes: &[u8], tasks: usize, body: &Body<'_>) {
         if tasks <= 1 || self.workers.is_empty() {
             return (0..tasks).for_each(body);
         }
         if tasks > Ticket::MOST {
             let rest = tasks - Ticket::MOST;
-            self.run(Ticket::MOST, body);
+            self.run_reading(bytes, Ticket::MOST, body);
             return self.run(rest, &|task| body(Ticket::MOST + task));
         }
-        let _turn = lock(&self.turn);
+        let mut order = lock(&self.turn);
         let shared = &*self.shared;
+        if !bytes.is_empty()
+            && let Some(next) = order.reads(bytes)
+        {
+            shared.next.0.set(next);
+        }
         // SAFETY: only the lifetime changes; this function returns when every task has ended.
         let body_ptr = unsafe { std::mem::transmute::<*const Body<'_>, *const Body<'static>>(body) };
         shared.body.0.set(Some(BodyPtr(body_ptr)));
@@ -238,9 +253,9 @@ impl Drop for Pool {
 
 impl Shared {
     /// A worker's life.
-    fn work(&self) {
+    fn work(&self, mut asking: Asking) {
         let mut seen = 0;
-        while let Some(region) = self.wait_for_region(seen) {
+        while let Some(region) = self.wait_for_region(seen, &mut asking) {
             seen = region;
             let Some(task) = self.take() else { continue };
             if let Some(BodyPtr(body)) = self.body.0.get() {
@@ -273,7 +288,7 @@ impl Shared {
     }
 
     /// The number of a region other than `seen` that has tasks left, or `None` when the pool is dropped.
-    fn wait_for_region(&self, seen: u64) -> Option<u64> {
+    fn wait_for_region(&self, seen: u64, asking: &mut Asking) -> Option<u64> {
         let fresh = |order| {
             let ticket = Ticket(self.ticket.0.load(order));
             (ticket.region() != seen && ticket.task().is_some()).then_some(ticket.region())
@@ -288,7 +303,9 @@ impl Shared {
             }
             if self.active.load(Ordering::Relaxed) > 0 && looks < SPINS {
                 looks += 1;
-                std::hint::spin_loop();
+                if !asking.step(&self.next.0) {
+                    std::hint::spin_loop();
+                }
                 continue;
             }
             let mut guard = lock(&self.lock);
@@ -305,9 +322,14 @@ impl Shared {
 
 /// Runs the tasks on the pool that this thread is in the scope of, or one after the other if it is in none.
 pub fn run(tasks: usize, body: &Body<'_>) {
+    run_reading(&[], tasks, body);
+}
+
+/// [`Pool::run_reading`] on that pool.
+pub fn run_reading(bytes: &[u8], tasks: usize, body: &Body<'_>) {
     match CURRENT.with_borrow(Clone::clone) {
-        Some(Current { pool, stop: None }) => pool.run(tasks, body),
-        Some(Current { pool, stop: Some(stop) }) => pool.run(tasks, &|task| {
+        Some(Current { pool, stop: None }) => pool.run_reading(bytes, tasks, body),
+        Some(Current { pool, stop: Some(stop) }) => pool.run_reading(bytes, tasks, &|task| {
             if !stop.is_set() {
                 body(task);
             }

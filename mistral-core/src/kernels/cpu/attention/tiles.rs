@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::kernels::cpu::dense::Load;
-use crate::kernels::cpu::simd::{Floats, MAX_LANES};
+use crate::kernels::cpu::simd::{Floats, MAX_LANES, prefetch};
 
 /// Keys scored at a time.
 pub const BLOCK: usize = 64;
@@ -27,8 +27,7 @@ pub fn score<V: Floats, L: Load>(
     assert!(n.is_multiple_of(QUERIES) && scores.len() == n * BLOCK);
     for j in range.step_by(KEYS) {
         for line in (0..KEYS * L::bytes(stride)).step_by(LINE) {
-            // SAFETY: the arm was detected.
-            unsafe { V::prefetch(ahead.wrapping_add(j * L::bytes(stride) + line)) };
+            prefetch(ahead.wrapping_add(j * L::bytes(stride) + line));
         }
         for r in (0..n).step_by(QUERIES) {
             // SAFETY: so many keys, queries and rows of scores are there (asserted); the arm was detected.
@@ -184,7 +183,7 @@ unsafe fn add_tile<V: Floats, L: Load, const R: usize, const W: usize>(
             }
         }
         for j in range {
-            V::prefetch(ahead.wrapping_add(j * step));
+            prefetch(ahead.wrapping_add(j * step));
             let mut value = [V::splat(0.0); W];
             for w in 0..W {
                 value[w] = L::load::<V>(values.add(j * L::bytes(stride)), d + w * V::LANES);

@@ -11,6 +11,7 @@ use super::layout::{BLOCK, CHUNK, GROUP_ROWS, chunk_bytes, code_bytes, group_byt
 use super::rows::{self, ROW_CHUNK, RowBlock, RowsChunk};
 use super::simd::Simd;
 use crate::kernels::Layout;
+use crate::kernels::cpu::simd::prefetch;
 use crate::quant::Format;
 
 /// Blocks of a chunk.
@@ -99,7 +100,7 @@ impl Chunk<'_> {
 }
 
 /// What will be read next: runs of bytes, as long, from here on.
-struct Ahead<'a> {
+pub(super) struct Ahead<'a> {
     bytes: &'a [u8],
     runs: usize,
     apart: usize,
@@ -109,11 +110,24 @@ impl Ahead<'_> {
     /// Lines of a run: what a row has in a chunk of `Q8_0`.
     const LINES: usize = ROW_CHUNK.div_ceil(LINE);
 
+    /// Asks for part `part` of `parts`.
     #[inline(always)]
-    fn prefetch<S: Simd>(&self, simd: S, run: usize) {
-        let bytes = self.bytes.get(run * self.apart..).unwrap_or_default();
-        for line in 0..Self::LINES {
-            simd.prefetch(bytes.get(line * LINE..).unwrap_or_default());
+    pub fn prefetch(&self, part: usize, parts: usize) {
+        let per_part = self.runs.div_ceil(parts);
+        for run in part * per_part..self.runs.min((part + 1) * per_part) {
+            for line in 0..Self::LINES {
+                prefetch(self.bytes.as_ptr().wrapping_add(run * self.apart + line * LINE));
+            }
+        }
+    }
+}
+
+/// Asks for what the arm wants to have asked for when it reads `bytes` of a run.
+#[inline(always)]
+pub(super) fn ask_ahead<S: Simd>(bytes: &[u8]) {
+    if S::AHEAD > 0 {
+        for at in (0..bytes.len()).step_by(LINE) {
+            prefetch(bytes.as_ptr().wrapping_add(S::AHEAD + at));
         }
     }
 }
@@ -163,7 +177,7 @@ impl Tile<'_> {
 
     /// The chunk after a chunk: the parts of sixteen rows, or one part.
     #[inline(always)]
-    fn ahead<F: BlockFormat>(&self, group: usize, chunk: usize) -> Ahead<'_> {
+    pub fn ahead<F: BlockFormat>(&self, group: usize, chunk: usize) -> Ahead<'_> {
         let (group, chunk) = if chunk + 1 < self.chunks() { (group, chunk + 1) } else { (group + 1, 0) };
         let (at, runs, apart) = if self.stands_as_in_file::<F>() {
             let row = self.cols / BLOCK * size_of::<RowBlock>();
@@ -252,6 +266,7 @@ fn stream_groups<S: Simd, F: BlockFormat, const R: usize>(
         let header = header_bytes(F::FORMAT, activations.len());
         for ((group, codes), scales) in groups.iter().zip(&mut codes).zip(&mut *scales) {
             let (head, rest) = tile.group(*group)[c * chunk..].split_at(header);
+            ask_ahead::<S>(head);
             F::scales(simd, head, scales);
             *codes = rest;
         }
@@ -259,7 +274,9 @@ fn stream_groups<S: Simd, F: BlockFormat, const R: usize>(
             // Not for each of four by itself: that would be four times the code.
             let streams = codes[..groups.len()].iter().zip(&*scales).zip(&mut sums);
             for ((codes, scales), sums) in streams {
-                let codes = F::codes(simd, &codes[b * block..][..block]);
+                let codes = &codes[b * block..][..block];
+                ask_ahead::<S>(codes);
+                let codes = F::codes(simd, codes);
                 block_dots::<S, F, R>(simd, &codes, activations, &mut dots);
                 add_dots::<S, F, R>(simd, &dots, &scales[b], activations, sums);
             }
@@ -404,8 +421,7 @@ fn by_panels<S: Simd, F: BlockFormat, const R: usize>(
             let panel = &mut panel[..BLOCKS.min(per_tile - first)];
             unpack_panel::<S, F>(simd, &tile.chunk::<F>(group, chunk), panel);
             let activations = &activations[first..];
-            let ahead = tile.ahead::<F>(group, chunk);
-            let (mut t, mut run, runs) = (0, 0, ahead.runs.div_ceil(sums.len()));
+            let (mut t, ahead) = (0, tile.ahead::<F>(group, chunk));
             if S::TILES == 2 {
                 while t + 2 <= sums.len() {
                     let tiles = [
@@ -417,12 +433,7 @@ fn by_panels<S: Simd, F: BlockFormat, const R: usize>(
                 }
             }
             while t < sums.len() {
-                for _ in 0..runs {
-                    if run < ahead.runs {
-                        ahead.prefetch(simd, run);
-                        run += 1;
-                    }
-                }
+                ahead.prefetch(t, sums.len());
                 let tiles = [&activations[t * per_tile..][..panel.len()]];
                 panel_by_tiles::<S, F, R, 1>(simd, panel, tiles, &mut dots, &mut sums[t..]);
                 t += 1;

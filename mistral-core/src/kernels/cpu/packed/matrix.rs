@@ -81,7 +81,9 @@ fn by_panels<F: BlockFormat>(unit: Amx, tile: &Tile<'_>, activations: &[MatrixBl
         for chunk in 0..tile.chunks() {
             let blocks = chunk * BLOCKS..per_tile.min((chunk + 1) * BLOCKS);
             unpack::<F>(simd, &tile.chunk::<F>(group, chunk), &mut panel.blocks[..blocks.len()]);
+            let (ahead, parts) = (tile.ahead::<F>(group, chunk), sums.len());
             for (t, sums) in sums.iter_mut().enumerate() {
+                ahead.prefetch(t, parts);
                 let activations = &activations[t * per_tile..][blocks.clone()];
                 multiply::<F>(&tiles, &mut panel, activations);
                 add::<F>(simd, &panel, activations, sums);

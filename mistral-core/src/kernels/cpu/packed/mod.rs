@@ -338,6 +338,14 @@ struct Part<'a> {
     tasks: Range<usize>,
 }
 
+impl<'a> Part<'a> {
+    /// The bytes of its tasks but the first.
+    fn after_first_task(&self) -> &'a [u8] {
+        let first = self.groups * (self.w.data.len() / self.w.rows.div_ceil(GROUP_ROWS));
+        self.w.data.get(first..).unwrap_or_default()
+    }
+}
+
 /// Splits the outputs into tiles, and runs them on the pool.
 fn by_tiles<'a>(
     arm: Arm,
@@ -361,7 +369,8 @@ fn by_tiles<'a>(
         Part { w, out, operand: operand(w.format), groups, across, tasks: first..tasks }
     });
     let parts: Vec<_> = parts.collect();
-    pool::run(tasks, &|task| {
+    let reads = parts.first().filter(|_| m <= TILE_ROWS).map_or(&[][..], Part::after_first_task);
+    pool::run_reading(reads, tasks, &|task| {
         let Some(part) = parts.iter().find(|part| part.tasks.contains(&task)) else { return };
         let task = task - part.tasks.start;
         let (first, m_first) = (task % part.across * part.groups, task / part.across * m_block);

@@ -3,7 +3,7 @@
 
 use super::activations::ActivationBlock;
 use super::formats::Scales;
-use super::kernel::{BLOCKS, Tile};
+use super::kernel::{BLOCKS, Tile, ask_ahead};
 use super::layout::{BLOCK, GROUP_ROWS};
 use super::simd::Simd;
 use crate::quant::Format;
@@ -53,6 +53,12 @@ fn eight_rows<S: Simd, const R: usize>(
     }
     let mut sums = [[0.0; SIDE_BY_SIDE]; R];
     for (b, activations) in activations.iter().enumerate() {
+        // A line has nearly two blocks.
+        if b % 2 == 0 {
+            for row in &weights {
+                ask_ahead::<S>(&row[b]);
+            }
+        }
         let mut blocks = [&weights[0][b]; SIDE_BY_SIDE];
         for lane in 1..SIDE_BY_SIDE {
             blocks[lane] = &weights[lane][b];

@@ -42,6 +42,7 @@ unsafe fn fold_quarters(a: __m512, b: __m512) -> __m512 {
 // SAFETY: each method only uses AVX-512 F, BW and VL, which its caller has detected; pointers are the caller's promise.
 unsafe impl Floats for Avx512 {
     const LANES: usize = 16;
+    const AHEAD: usize = super::AHEAD;
 
     #[inline(always)]
     unsafe fn splat(v: f32) -> Self {
@@ -194,10 +195,5 @@ unsafe impl Floats for Avx512 {
     unsafe fn largest(self) -> f32 {
         // SAFETY: see the impl.
         unsafe { _mm512_reduce_max_ps(self.0) }
-    }
-    #[inline(always)]
-    unsafe fn prefetch(p: *const u8) {
-        // SAFETY: see the impl; a prefetch does not fail.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
     }
 }

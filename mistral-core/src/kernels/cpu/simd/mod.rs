@@ -6,6 +6,27 @@
 /// Lanes of the longest vector.
 pub const MAX_LANES: usize = 16;
 
+/// Bytes from what a kernel reads to what it asks for, on the arm of AVX-512, where processors fetch less ahead by themselves than memory gives
+/// (PERFORMANCE.md).
+pub const AHEAD: usize = 768;
+
+/// Asks for a line of the cache, which need not be readable.
+#[inline(always)]
+pub fn prefetch(line: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: it needs nothing but SSE, and fails nowhere.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(line.cast());
+    }
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: it fails nowhere.
+    unsafe {
+        std::arch::asm!("prfm pldl1keep, [{0}]", in(reg) line, options(nostack, preserves_flags, readonly));
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    let _ = line;
+}
+
 /// A vector of f32.
 ///
 /// # Safety
@@ -19,6 +40,8 @@ pub const MAX_LANES: usize = 16;
 pub unsafe trait Floats: Copy {
     /// Elements of a vector: a power of two, at most [`MAX_LANES`].
     const LANES: usize = 8;
+    /// How far ahead of itself a kernel that streams weights asks for them, in bytes: see [`AHEAD`].
+    const AHEAD: usize = 0;
 
     unsafe fn splat(v: f32) -> Self;
     unsafe fn load(p: *const f32) -> Self;
@@ -47,8 +70,6 @@ pub unsafe trait Floats: Copy {
     unsafe fn sums(vectors: [Self; 8]) -> [f32; 8];
     /// The largest lane.
     unsafe fn largest(self) -> f32;
-    /// Asks for the line of the cache at `p`, which need not be readable.
-    unsafe fn prefetch(p: *const u8);
 }
 
 /// The portable arm: of tests alone where every processor has vectors.
@@ -153,8 +174,6 @@ unsafe impl Floats for Portable {
     unsafe fn largest(self) -> f32 {
         self.0.into_iter().fold(f32::NEG_INFINITY, f32::max)
     }
-    #[inline(always)]
-    unsafe fn prefetch(_: *const u8) {}
 }
 
 #[cfg(target_arch = "x86_64")]

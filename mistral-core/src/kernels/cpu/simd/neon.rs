@@ -212,9 +212,4 @@ unsafe impl Floats for Neon {
         // SAFETY: see the impl.
         unsafe { vmaxnmvq_f32(vmaxnmq_f32(self.0[0], self.0[1])) }
     }
-    #[inline(always)]
-    unsafe fn prefetch(p: *const u8) {
-        // SAFETY: a prefetch does not fail.
-        unsafe { asm!("prfm pldl1keep, [{0}]", in(reg) p, options(nostack, preserves_flags, readonly)) }
-    }
 }

@@ -375,10 +375,6 @@ impl Simd for Avx2 {
         intrinsics!([_mm256_loadu_si256(from), _mm256_loadu_si256(from.add(1))])
     }
     #[inline(always)]
-    fn prefetch(self, from: &[u8]) {
-        intrinsics!(_mm_prefetch::<_MM_HINT_T0>(from.as_ptr().cast()));
-    }
-    #[inline(always)]
     fn store(self, value: [__m256i; 2], to: &mut [u8; 64]) {
         let to: *mut __m256i = to.as_mut_ptr().cast();
         intrinsics!({

@@ -39,6 +39,7 @@ impl Simd for Avx512 {
     type Floats = __m512;
     const TILES: usize = 2;
     const EXACT_ROWS: usize = 8;
+    const AHEAD: usize = crate::kernels::cpu::simd::AHEAD;
 
     #[inline(always)]
     fn run(self, task: impl Task) {

@@ -40,14 +40,13 @@ pub(super) trait Simd: Copy {
     const TILES: usize;
     /// Rows of activations that share the weights in the kernel for f32 activations: 3 or 8.
     const EXACT_ROWS: usize;
+    /// How far ahead of itself the kernel for few rows of activations asks for weights, in bytes.
+    const AHEAD: usize = 0;
 
     /// Runs `task`, compiled with the instructions of this arm.
     fn run(self, task: impl Task);
 
     fn load(self, from: &[u8; 64]) -> Self::Bytes;
-    /// Says that a line of the cache will be read soon.
-    #[inline(always)]
-    fn prefetch(self, _from: &[u8]) {}
     fn store(self, value: Self::Bytes, to: &mut [u8; 64]);
     fn and(self, a: Self::Bytes, mask: u8) -> Self::Bytes;
     fn or(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
