@@ -12,6 +12,7 @@ mod random;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+pub use crate::kernels::cpu::simd::prefetch;
 pub use containers::{GgufFile, GgufValue, TensorData, gguf_id, safetensors_bytes};
 pub use faults::{Fault, inject};
 #[cfg(feature = "wgpu")]

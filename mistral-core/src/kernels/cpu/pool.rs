@@ -14,6 +14,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use super::ahead::{Asking, Next, Order};
+use super::simd;
 use crate::control::CancelToken;
 use crate::error::{Error, Result};
 
@@ -201,6 +202,7 @@ impl Pool {
         let mut order = lock(&self.turn);
         let shared = &*self.shared;
         if !bytes.is_empty()
+            && simd::asks_ahead()
             && let Some(next) = order.reads(bytes)
         {
             shared.next.0.set(next);

@@ -6,9 +6,17 @@
 /// Lanes of the longest vector.
 pub const MAX_LANES: usize = 16;
 
-/// Bytes from what a kernel reads to what it asks for, on the arm of AVX-512, where processors fetch less ahead by themselves than memory gives
-/// (PERFORMANCE.md).
+/// Bytes from what a kernel reads to what it asks for, on the arm of AVX-512: an Intel server fetches less ahead by itself than its memory gives. Zen 3, with AVX2, was
+/// slower for it (PERFORMANCE.md).
 pub const AHEAD: usize = 768;
+
+/// Whether it pays to ask for what the next region reads, too.
+pub fn asks_ahead() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return has_avx512();
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
 
 /// Asks for a line of the cache, which need not be readable.
 #[inline(always)]
