@@ -8,6 +8,7 @@ pub const MAX_LANES: usize = 16;
 
 /// Bytes from what a kernel reads to what it asks for, on the arm of AVX-512: an Intel server fetches less ahead by itself than its memory gives. Zen 3, with AVX2, was
 /// slower for it (PERFORMANCE.md).
+#[cfg(target_arch = "x86_64")]
 pub const AHEAD: usize = 768;
 
 /// Whether it pays to ask for what the next region reads, too.
@@ -48,7 +49,7 @@ pub fn prefetch(line: *const u8) {
 pub unsafe trait Floats: Copy {
     /// Elements of a vector: a power of two, at most [`MAX_LANES`].
     const LANES: usize = 8;
-    /// How far ahead of itself a kernel that streams weights asks for them, in bytes: see [`AHEAD`].
+    /// How far ahead of itself a kernel that streams weights asks for them, in bytes.
     const AHEAD: usize = 0;
 
     unsafe fn splat(v: f32) -> Self;
