@@ -6,12 +6,10 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::simd;
+use super::simd::{LINE, prefetch};
 
 /// Bytes that are asked for at most before a region: the second-level cache of a processor has room for them.
 const MOST: usize = 256 << 10;
-/// What a cache fetches at a time.
-const LINE: usize = 64;
 /// Lines that are asked for between two looks at whether the region has begun.
 const LINES: usize = 8;
 
@@ -84,7 +82,7 @@ impl Asking {
             return false;
         }
         for line in 0..LINES {
-            simd::prefetch(std::ptr::without_provenance(run.at.wrapping_add(self.next + line * LINE)));
+            prefetch(std::ptr::without_provenance(run.at.wrapping_add(self.next + line * LINE)));
         }
         self.next += self.step;
         true

@@ -9,10 +9,10 @@ mod tiles;
 use std::cell::RefCell;
 use std::ops::Range;
 
-use self::tiles::{BLOCK, LANES, LINE, QUERIES, add_values, score, weigh};
+use self::tiles::{BLOCK, LANES, QUERIES, add_values, score, weigh};
 use super::dense::{Load, LoadF16, LoadF32, LoadQ8};
 use super::pool;
-use super::simd::{Floats, simd_dispatch};
+use super::simd::{Floats, LINE, simd_dispatch};
 use crate::kernels::{AttentionSpec, CacheSpec, CacheType};
 
 /// Keys of one partial softmax.

@@ -3,14 +3,12 @@
 use std::ops::Range;
 
 use crate::kernels::cpu::dense::Load;
-use crate::kernels::cpu::simd::{Floats, MAX_LANES, prefetch};
+use crate::kernels::cpu::simd::{Floats, LINE, MAX_LANES, prefetch};
 
 /// Keys scored at a time.
 pub const BLOCK: usize = 64;
 /// Rows are filled up with zeros to multiples of this before they are multiplied: to whole vectors of each arm.
 pub const LANES: usize = MAX_LANES;
-/// Bytes of a line of the processor's cache.
-pub const LINE: usize = 64;
 
 /// `scores[r][j] = queries[r] · keys[j]` for the keys of a block in `range`, which begins and ends with whole vectors. Meanwhile what lies at `ahead` as the keys do
 /// in their block comes into the cache of the processor, which does not guess it.

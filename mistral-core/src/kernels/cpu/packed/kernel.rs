@@ -11,7 +11,7 @@ use super::layout::{BLOCK, CHUNK, GROUP_ROWS, chunk_bytes, code_bytes, group_byt
 use super::rows::{self, ROW_CHUNK, RowBlock, RowsChunk};
 use super::simd::Simd;
 use crate::kernels::Layout;
-use crate::kernels::cpu::simd::prefetch;
+use crate::kernels::cpu::simd::{LINE, prefetch};
 use crate::quant::Format;
 
 /// Blocks of a chunk.
@@ -19,8 +19,6 @@ pub(super) const BLOCKS: usize = CHUNK / BLOCK;
 /// Rows of activations in a tile of the prefill kernel. Fewer rows are streamed: the weights are unpacked into registers, and
 /// not kept.
 pub(super) const TILE_ROWS: usize = 4;
-/// Bytes that a cache fetches at a time.
-const LINE: usize = 64;
 
 /// Where results go: `[m, rows]`, row-major, written by several tasks at disjoint places.
 #[derive(Clone, Copy)]

@@ -5,6 +5,8 @@
 
 /// Lanes of the longest vector.
 pub const MAX_LANES: usize = 16;
+/// Bytes that a cache fetches at a time.
+pub const LINE: usize = 64;
 
 /// Bytes from what a kernel reads to what it asks for, on the arm of AVX-512: an Intel server fetches less ahead by itself than its memory gives. Zen 3, with AVX2, was
 /// slower for it (PERFORMANCE.md).
