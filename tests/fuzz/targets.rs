@@ -447,6 +447,7 @@ fn templates() -> Vec<Vec<u8>> {
         "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{{ ns.n ~ m.content }}{% endfor %}",
         "{%- if tools %}{{ tools|tojson(indent=2) }}{% endif %}{% for k, v in {'a': 1}|items %}{{ k }}{{ v }}{% endfor %}",
         "{% set x = 'ab' * 50 %}{% set x = x ~ x %}{{ x.split('b')|join(x)|length }}{{ [x, x]|tojson }}",
+        "{{ '%(a)s %5.2f %%'|format({'a': 'é'}) }}{{ '%s %-9d'|format('a', 7) }}{{ '{:é>9} {0[a]} {x:.3f}'.format('b', x=1.5) }}",
         "{% with a = [1, 2] %}{% for b in a[::-1] %}{{ b }}{% endfor %}{% endwith %}{{ messages|map(attribute='role')|join(',') }}",
     ])
 }

@@ -8,9 +8,13 @@
 //!
 //! The scanner follows the lexer of minijinja, with the default delimiters.
 
-use minijinja::value::ValueKind;
-use minijinja::{Environment, Error as JinjaError, ErrorKind, State, Value};
+mod format;
 
+use minijinja::value::{Rest, ValueKind, ValueOrKwargs};
+use minijinja::{Environment, Error as JinjaError, ErrorKind, State, Value};
+use minijinja_contrib::pycompat;
+
+use self::format::Fields;
 use crate::error::{Error, Result};
 
 /// How deeply a variable of a template may be nested; more than any request is.
@@ -43,6 +47,24 @@ pub(super) fn install(env: &mut Environment<'static>, request_size: usize) {
     // They fill up with copies of an element.
     env.remove_filter("batch");
     env.remove_filter("slice");
+    env.add_filter("format", move |state: &mut State, text: &Value, values: Rest<ValueOrKwargs>| {
+        if let Some(text) = text.as_str() {
+            format::check(
+                state,
+                text,
+                &Fields::of_percent(text)?,
+                values.iter().map(|value| &**value),
+                limit,
+            )?;
+        }
+        minijinja::filters::format(state, text, values)
+    });
+    env.set_unknown_method_callback(move |state, value, method, values| {
+        if let Some(text) = value.as_str().filter(|_| method == "format") {
+            format::check(state, text, &Fields::of_braces(text)?, values.iter(), limit)?;
+        }
+        pycompat::unknown_method_callback(state, value, method, values)
+    });
 }
 
 /// Rewrites a template: checks of what it binds, and Hugging Face's `{% generation %}` (which marks the assistant's

@@ -63,7 +63,6 @@ impl ChatTemplate {
         env.set_syntax(syntax.map_err(|e| Error::Internal(format!("syntax of templates: {e}")))?);
         env.set_undefined_behavior(UndefinedBehavior::Lenient);
         env.set_recursion_limit(MAX_RECURSION);
-        env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         env.remove_global("debug");
         env.add_filter("tojson", tojson);
         env.add_filter("int", int);

@@ -121,6 +121,11 @@ fn python_dialect() {
         ("{% macro f(x) %}<{{ x }}>{% endmacro %}{{ f('a') }}{{ messages[::-1][0]['role'] }}", "<a>user"),
         ("{{ messages[0].missing }}|{{ missing is defined }}", "|False"),
         ("{{ messages|selectattr('role', 'equalto', 'user')|list|length }}", "1"),
+        ("{{ '%-3s|%05.1f|100%%'|format('e', 2.25) }}", "e  |002.2|100%"),
+        (
+            "{{ '{:é>4}|{:.2f}|{{}}'.format(7, 1.5) }} {{ '{0[a]}{1.b}{x}'.format({'a': 1}, {'b': 2}, x=3) }}",
+            "ééé7|1.50|{} 123",
+        ),
         ("  {% if true %}\nx\n  {% endif %}\ny\n", "x\ny"),
     ] {
         assert_eq!(render(template, HELLO).unwrap(), expected, "{template}");
@@ -167,6 +172,13 @@ fn stops_what_has_no_end() {
         "{{ 'x'.center(999999999) }}",
         "{{ 'x'.ljust(999999999) }}",
         "{{ 'x'.zfill(999999999) }}",
+        "{{ '{:99999999999}'.format(1) }}",
+        "{{ '{:.99999999}'.format(1.5) }}",
+        "{{ '{:é>99999999d}'.format(1) }}",
+        "{% set x = 'x' * 99 %}{% set x = x * 99 %}{% set f = '{0}' * 99 %}{{ f.format(x)|length }}",
+        "{% set x = 'x' * 99 %}{% set x = x * 99 %}{% set f = '%(x)s' * 99 %}{{ f|format({'x': x})|length }}",
+        "{{ '%(é)s'|format({'é': 1}) }}",
+        "{{ '{0[é]}'.format({'é': 1}) }}",
         "{{ 'a' ~ 'b' * 99 * 99 * 99 * 99 }}",
         "{% set x = [1] %}{% for i in range(60) %}{% set x = x + x %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
         "{% macro a() %}{{ b() }}{{ b() }}{% endmacro %}{% macro b() %}{{ a() }}{{ a() }}{% endmacro %}{{ a() }}",

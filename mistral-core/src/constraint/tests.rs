@@ -503,3 +503,48 @@ fn the_end_can_be_put_off() {
     let only = state.mask_without_end().unwrap().unwrap();
     assert!(only[EOS as usize / 32] >> (EOS % 32) & 1 == 1);
 }
+
+#[test]
+fn multiples_take_bounded_work() {
+    for (multiple, takes_it, refuses_it) in
+        [(json!(7), "91", "92"), (json!(0.25), "1.75", "1.8"), (json!(9999), "19998", "19999")]
+    {
+        let constraint = schema(json!({"type": "number", "multipleOf": multiple})).unwrap();
+        assert!(takes(&constraint, takes_it) && !takes(&constraint, refuses_it), "{multiple}");
+    }
+    // One automaton for both, with a state for each remainder.
+    let both = |a, b| schema(json!({"type": "integer", "allOf": [{"multipleOf": a}, {"multipleOf": b}]}));
+    assert!(takes(&both(64, 100).unwrap(), "1600"));
+    for refused in [
+        both(9973, 9967),
+        schema(json!({"multipleOf": 65356})),
+        schema(json!({"multipleOf": 6_535_600})),
+        schema(json!({"multipleOf": 1e-9})),
+        schema(json!({"items": {"multipleOf": 0.12345}})),
+    ] {
+        assert!(matches!(refused, Err(Error::Limit { .. })), "{refused:?}");
+    }
+}
+
+#[test]
+fn classes_that_would_not_be_obeyed_are_refused() {
+    for (pattern, fine) in [
+        ("^[^\"]{1}$", false),
+        ("^(a|[^\\\\]b)+$", false),
+        ("^[^<>\"]*$", false),
+        ("^[^\\n\"]$", false),
+        ("^[^\"\\x00]$", true),
+        ("^[^/]$", true),
+        ("^.[^\\n]$", true),
+        ("^[a-z ]$", true),
+    ] {
+        let in_value = schema(json!({"type": "string", "pattern": pattern}));
+        let in_key = schema(json!({"type": "object", "patternProperties": {(pattern): {}}}));
+        for constraint in [&in_value, &in_key] {
+            assert_eq!(constraint.is_ok(), fine, "{pattern}: {constraint:?}");
+            assert!(fine || matches!(constraint, Err(Error::Unsupported { .. })), "{pattern}");
+        }
+    }
+    let constraint = schema(json!({"type": "string", "pattern": "^[^\"\\x00]$"})).unwrap();
+    assert!(takes(&constraint, "\"a\"") && !takes(&constraint, "\"\\\"\""));
+}
