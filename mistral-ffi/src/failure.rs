@@ -176,7 +176,8 @@ pub unsafe extern "C" fn mistral_last_error_json(out: *mut *mut mistral_buf) -> 
     call(|| {
         // SAFETY: the caller's promise of the header.
         let out = unsafe { Out::new("out", out) }?;
-        let last = LAST.with_borrow(|last| last.as_ref().map_or(Value::Null, Failure::to_json));
+        let json = |last: &RefCell<Option<Failure>>| last.borrow().as_ref().map(Failure::to_json);
+        let last = LAST.try_with(json).ok().flatten().unwrap_or(Value::Null);
         buffer::give(out, Buffer::json(&last)?)
     })
 }

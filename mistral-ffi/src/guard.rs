@@ -32,7 +32,12 @@ pub(crate) fn contain<T>(body: impl FnOnce() -> T) -> Outcome<T> {
     INSTALL.call_once(|| set_hook(Box::new(hook)));
     catch_unwind(AssertUnwindSafe(body)).map_err(|_| {
         let any = || LAST_PLACE.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let place = PLACE.take().or_else(any).unwrap_or_else(|| "an unknown place".to_owned());
+        let place = PLACE
+            .try_with(Cell::take)
+            .ok()
+            .flatten()
+            .or_else(any)
+            .unwrap_or_else(|| "an unknown place".to_owned());
         Failure::internal(format!("internal error: a panic at {place}"))
     })
 }
@@ -80,8 +85,12 @@ mod tests {
         TOLD.lock().unwrap().push(String::from_utf8_lossy(text).into_owned());
     }
 
+    /// One test at a time: the log and the hook are the process's.
+    static ONE: Mutex<()> = Mutex::new(());
+
     #[test]
     fn a_panic_becomes_a_status_and_goes_to_the_log_without_text_of_the_host() {
+        let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
         let secret = "the secret";
         // SAFETY: the function lives for ever.
         assert_eq!(unsafe { log::mistral_set_log(Some(tell), std::ptr::null_mut()) }, MISTRAL_OK);
@@ -119,6 +128,26 @@ mod tests {
         let told = TOLD.lock().unwrap();
         assert_eq!(told.len(), 6, "{told:?}");
         assert!(told.iter().all(|message| message.contains("panic at") && !message.contains(secret)));
+    }
+
+    #[test]
+    fn a_panic_in_a_thread_that_ends_is_a_status_too() {
+        let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+        struct AtEnd(std::sync::mpsc::Sender<mistral_status>);
+        impl Drop for AtEnd {
+            fn drop(&mut self) {
+                let _ = self.0.send(call(|| panic!("at the end")));
+            }
+        }
+        thread_local! {
+            static KEPT: std::cell::RefCell<Option<AtEnd>> = const { std::cell::RefCell::new(None) };
+        }
+        let (sender, receiver) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            KEPT.set(Some(AtEnd(sender)));
+            assert_eq!(call(|| panic!("before")), MISTRAL_E_INTERNAL);
+        });
+        assert_eq!(receiver.recv(), Ok(MISTRAL_E_INTERNAL));
     }
 
     #[test]

@@ -263,14 +263,15 @@ thread_local! {
 
 /// The partial softmaxes of `rows` over each of `splits`, into `parts`.
 fn attend(call: Call<'_>, rows: Rows, splits: Range<usize>, parts: &mut [f32]) {
-    SCRATCH.with_borrow_mut(|scratch| {
-        match call.spec.cache.cache_type {
-            CacheType::F16 => attend_f16(call, rows, splits, parts, scratch),
-            CacheType::F32 => attend_f32(call, rows, splits, parts, scratch),
-            CacheType::Q8_0 => attend_q8_0(call, rows, splits, parts, scratch),
-        }
-        scratch.wipe();
-    });
+    // A thread that ends may have dropped it.
+    let mut scratch = SCRATCH.try_with(RefCell::take).unwrap_or_default();
+    match call.spec.cache.cache_type {
+        CacheType::F16 => attend_f16(call, rows, splits, parts, &mut scratch),
+        CacheType::F32 => attend_f32(call, rows, splits, parts, &mut scratch),
+        CacheType::Q8_0 => attend_q8_0(call, rows, splits, parts, &mut scratch),
+    }
+    scratch.wipe();
+    let _ = SCRATCH.try_with(|kept| kept.replace(scratch));
 }
 
 simd_dispatch!(fn attend_f16(call: Call<'_>, rows: Rows, splits: Range<usize>, parts: &mut [f32], scratch: &mut Scratch) = attend_body::<LoadF16>);

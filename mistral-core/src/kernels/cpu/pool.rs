@@ -8,6 +8,7 @@
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
+use std::mem::ManuallyDrop;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -119,7 +120,13 @@ impl Stop {
 }
 
 thread_local! {
-    static CURRENT: RefCell<Option<Current>> = const { RefCell::new(None) };
+    /// Without a destructor, for what a thread frees when it ends. Between scopes there is nothing to drop.
+    static CURRENT: RefCell<ManuallyDrop<Option<Current>>> = const { RefCell::new(ManuallyDrop::new(None)) };
+}
+
+/// Makes this the scope that the thread is in; the one before.
+fn enter(current: Option<Current>) -> Option<Current> {
+    ManuallyDrop::into_inner(CURRENT.replace(ManuallyDrop::new(current)))
 }
 
 /// Locks, ignoring poison: what the mutexes here protect is valid at every step.
@@ -169,14 +176,14 @@ impl Pool {
         impl Drop for Leave {
             fn drop(&mut self) {
                 self.0.shared.active.fetch_sub(1, Ordering::Relaxed);
-                CURRENT.set(self.1.take());
+                enter(self.1.take());
             }
         }
         self.shared.active.fetch_add(1, Ordering::Relaxed);
         let stop =
             cancel.map(|token| Arc::new(Stop { token: token.clone(), stopped: AtomicBool::new(false) }));
         let current = Current { pool: Arc::clone(self), stop };
-        let _leave = Leave(Arc::clone(self), CURRENT.replace(Some(current)));
+        let _leave = Leave(Arc::clone(self), enter(Some(current)));
         f()
     }
 
@@ -329,7 +336,7 @@ pub fn run(tasks: usize, body: &Body<'_>) {
 
 /// [`Pool::run_reading`] on that pool.
 pub fn run_reading(bytes: &[u8], tasks: usize, body: &Body<'_>) {
-    match CURRENT.with_borrow(Clone::clone) {
+    match CURRENT.with_borrow(|current| (**current).clone()) {
         Some(Current { pool, stop: None }) => pool.run_reading(bytes, tasks, body),
         Some(Current { pool, stop: Some(stop) }) => pool.run_reading(bytes, tasks, &|task| {
             if !stop.is_set() {
@@ -360,6 +367,28 @@ pub fn check() -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_thread_that_ends_may_still_run_tasks() {
+        struct AtEnd(Arc<Pool>, Arc<AtomicUsize>);
+        impl Drop for AtEnd {
+            fn drop(&mut self) {
+                self.0.scope(None, || run(9, &|_| _ = self.1.fetch_add(1, Ordering::Relaxed)));
+            }
+        }
+        thread_local! {
+            static KEPT: RefCell<Option<AtEnd>> = const { RefCell::new(None) };
+        }
+        let (pool, count) = (Arc::new(Pool::new(2).unwrap()), Arc::new(AtomicUsize::new(0)));
+        let at_end = AtEnd(Arc::clone(&pool), Arc::clone(&count));
+        let thread = std::thread::spawn(move || {
+            // Dropped after what the first scope makes.
+            KEPT.set(Some(at_end));
+            pool.scope(None, || run(3, &|_| {}));
+        });
+        thread.join().unwrap();
+        assert_eq!(count.load(Ordering::Relaxed), 9);
+    }
 
     #[test]
     fn every_task_runs_once() {
