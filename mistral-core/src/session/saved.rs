@@ -7,7 +7,7 @@
 //! | 12..16 | 1 if the host gave a key, else 0 |
 //! | 16..48 | [`Model::digest`] |
 //! | 48..80 | SHA-256 of everything else that the keys and values depend on: shape, device, `quantize`, `activation` |
-//! | 80..88 | type of the cache: 0 f16, 1 f32 |
+//! | 80..88 | type of the cache: 0 f16, 1 f32, 2 q8_0 |
 //! | 88..120 | context, tokens, evaluated tokens, positions that were ever written |
 //! | then | the tokens, four bytes each |
 //! | then | the positions that are held: of each layer keys, then values, `[n_kv_heads, positions, head_dim]` |

@@ -22,7 +22,8 @@ SCHEMA = "mistral.system-card/1"
 #: What no option changes, and where it is held.
 PROMISES = {
     "network": "none: no network code is in the library or its dependencies",
-    "environment": "no environment variable, working or home folder is read; no file but those that are named",
+    "environment": "no environment variable, working or home folder is read; no file but those that are named. Not held: what a GPU's driver "
+    "reads, and RUST_BACKTRACE, which a crate looks for when a schema or grammar is refused",
     "model_code": "none: weights are safetensors or GGUF; chat templates run with limits on their work",
     "memory": "what is freed is overwritten before it is used again",
     "errors": "errors and log messages quote no prompt, answer or key",
