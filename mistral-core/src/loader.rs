@@ -109,6 +109,7 @@ impl<'a> Loader<'a, '_> {
             tok_embeddings: Embedding::new(
                 embeddings.shared(),
                 embeddings.format,
+                embeddings.scale,
                 vocab_size,
                 dim,
                 self.options.device.on_layer(0).device,
@@ -435,7 +436,7 @@ fn pack_group(
     for (row, blocks) in rows.clone().zip(blocks.chunks_exact_mut(to)) {
         view.format.dequantize(&view.bytes[row * from..][..from], &mut values)?;
         if let Some(scale) = &view.scale {
-            values.iter_mut().enumerate().for_each(|(col, v)| *v *= scale.at(row, col, cols));
+            scale.apply(row, &mut values);
         }
         format.quantize(&values, blocks)?;
     }

@@ -5,12 +5,14 @@ use bytes::Bytes;
 
 use crate::error::{Error, Result};
 use crate::quant::Format;
+use crate::weights::Fp8Scale;
 
 /// `tok_embeddings`: `[vocab_size, dim]`, never copied as a whole.
 #[derive(Clone, Debug)]
 pub struct Embedding {
     pub(crate) data: Bytes,
     format: Format,
+    scale: Option<Fp8Scale>,
     vocab_size: usize,
     dim: usize,
     row_bytes: usize,
@@ -18,10 +20,17 @@ pub struct Embedding {
 }
 
 impl Embedding {
-    /// The table in `data`, row after row.
-    pub fn new(data: Bytes, format: Format, vocab_size: usize, dim: usize, device: Device) -> Self {
+    /// The table in `data`, row after row; `scale` is that of FP8.
+    pub fn new(
+        data: Bytes,
+        format: Format,
+        scale: Option<Fp8Scale>,
+        vocab_size: usize,
+        dim: usize,
+        device: Device,
+    ) -> Self {
         let row_bytes = data.len() / vocab_size.max(1);
-        Self { data, format, vocab_size, dim, row_bytes, device }
+        Self { data, format, scale, vocab_size, dim, row_bytes, device }
     }
 
     /// The rows of `tokens`: `[t, dim]`.
@@ -37,6 +46,9 @@ impl Embedding {
                 return Err(Error::argument(format!("tokens[{i}]"), token, expected));
             }
             self.format.dequantize(&self.data[token * self.row_bytes..][..self.row_bytes], row)?;
+            if let Some(scale) = &self.scale {
+                scale.apply(token, row);
+            }
         }
         Ok(Tensor::from_data(TensorData::new(rows, [tokens.len(), self.dim]), &self.device))
     }

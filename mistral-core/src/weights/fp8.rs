@@ -33,6 +33,12 @@ impl Fp8Scale {
         }
     }
 
+    /// Multiplies the decoded elements of a row.
+    pub fn apply(&self, row: usize, values: &mut [f32]) {
+        let n_cols = values.len();
+        values.iter_mut().enumerate().for_each(|(col, value)| *value *= self.at(row, col, n_cols));
+    }
+
     /// The scales of some rows of a matrix with `n_cols` columns; a block begins with the first of them.
     pub fn of_rows(&self, range: Range<usize>, n_cols: usize) -> Self {
         match self {

@@ -1,7 +1,10 @@
 //! What is in the files is what comes out, whatever the container.
 
 use super::*;
-use crate::testing::{GgufValue, TensorData, safetensors_bytes};
+use crate::engine::ModelOptions;
+use crate::quant::f8e4m3_to_f32;
+use crate::session::SessionOptions;
+use crate::testing::{GgufValue, Random, TensorData, safetensors_bytes};
 
 /// The model in another rotary layout, by way of a file.
 fn through(model: &Model, write: impl Fn(&Model, &Path)) -> Model {
@@ -256,6 +259,64 @@ fn native_fp8_scale() {
     let checkpoint = open_quietly(folder.path()).unwrap();
     let view = checkpoint.tensor("layers.1.attention.wo.weight", &[8, 8]).unwrap();
     assert_eq!(view.scale, Some(Fp8Scale::Scalar(0.125)));
+}
+
+/// The logits of the model at `path` after three tokens.
+fn logits(path: &Path) -> Vec<f32> {
+    let options = ModelOptions { threads: Some(1), ..ModelOptions::default() };
+    let model = crate::engine::Model::open(path, &options, &mut Control::none()).unwrap();
+    let mut session = model.session(&SessionOptions::default()).unwrap();
+    session.prefill(&[3, 15, 0], &mut Control::none()).unwrap();
+    session.logits().to_vec()
+}
+
+/// Logits of a model whose table has these tensors, with Mistral's names or Hugging Face's.
+fn logits_with(table: &[TensorData], tied: bool, native: bool, block: Option<(usize, usize)>) -> Vec<f32> {
+    let mut model = Model::random(&ModelConfig { tied_embeddings: tied, ..tiny() }, Format::F32, 15);
+    model.tensors.retain(|tensor| tensor.name != "tok_embeddings.weight");
+    let folder = temp();
+    if native {
+        model.tensors.extend_from_slice(table);
+        model.write_native(folder.path()).unwrap();
+    } else {
+        let path = write_hf(&model, folder.path());
+        let mut tensors = read_tensors(&path);
+        let name = |name: &str| name.replace("tok_embeddings", "model.embed_tokens");
+        tensors.extend(table.iter().map(|tensor| tensor.named(name(&tensor.name))));
+        std::fs::write(path, safetensors_bytes(&tensors)).unwrap();
+        let mut config = crate::testing::config_json(&model.config);
+        config["quantization_config"] =
+            serde_json::json!({"quant_method": "fp8", "weight_block_size": block.map(|(r, c)| [r, c])});
+        std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+    }
+    logits(folder.path())
+}
+
+#[test]
+fn a_table_in_fp8_is_the_same_as_in_f32() {
+    const NAME: &str = "tok_embeddings.weight";
+    let codes = Random::new(16).tensor(NAME, Format::F8E4M3, &[16, 8]);
+    let spread = |count: usize| (1..=count).map(|n| n as f32 * 3e-4).collect::<Vec<_>>();
+    let block = Fp8Scale::Block { rows: 5, cols: 3, values: spread(12) };
+    for (scale, scale_name, shape, block) in [
+        (Fp8Scale::Scalar(2e-3), "tok_embeddings.qscale_weight", vec![], None),
+        (Fp8Scale::Scalar(2e-3), "tok_embeddings.weight_scale_inv", vec![], None),
+        (Fp8Scale::PerRow(spread(16)), "tok_embeddings.weight_scale", vec![16, 1], None),
+        (block, "tok_embeddings.weight_scale_inv", vec![4, 3], Some((5, 3))),
+    ] {
+        let value = |(i, code): (usize, &u8)| f8e4m3_to_f32(*code) * scale.at(i / 8, i % 8, 8);
+        let values: Vec<f32> = codes.bytes.iter().enumerate().map(value).collect();
+        let plain = TensorData::f32(NAME, &[16, 8], &values);
+        let scales = TensorData::f32(scale_name, &shape, scale.values());
+        let native = scale_name.contains("qscale");
+        for tied in [false, true] {
+            let expected = logits_with(std::slice::from_ref(&plain), tied, native, block);
+            let found = logits_with(&[codes.clone(), scales.clone()], tied, native, block);
+            // A tied output layer multiplies by the scale after the sum, or before: not the same to the last bit.
+            let close = |(a, b): (&f32, &f32)| (a - b).abs() <= if tied { 1e-5 } else { 0.0 };
+            assert!(found.iter().zip(&expected).all(close), "{scale:?} {tied}: {found:?}, not {expected:?}");
+        }
+    }
 }
 
 #[test]
