@@ -277,9 +277,9 @@ fn open_safetensors(
     let config = match (naming, &layout.params_json, &config_json) {
         (Naming::Native, Some(params_json), _) | (_, Some(params_json), None) => {
             let file = ConfigFile::read(params_json, files)?;
-            params::parse(&file.name, &file.value, resolve::evidence(&catalog, naming))?
+            params::parse(&file.name, &file.value, resolve::evidence(&catalog, naming)?)?
         }
-        (_, _, Some(file)) => hf::parse(&file.name, &file.value, resolve::evidence(&catalog, naming))?,
+        (_, _, Some(file)) => hf::parse(&file.name, &file.value, resolve::evidence(&catalog, naming)?)?,
         (_, None, None) => {
             let found = "neither config.json nor params.json";
             return Err(Error::format(
@@ -301,7 +301,7 @@ fn open_gguf(path: &Path, paths: &[PathBuf], files: &Files, control: &mut Contro
     let metadata = gguf::add_files(&mut catalog, paths, files, control)?;
     let factors = catalog.tensors.get(resolve::ROPE_FACTORS);
     let factors = factors.map(|tensor| catalog.floats(resolve::ROPE_FACTORS, tensor)).transpose()?;
-    let config = gguf_config::parse(&*metadata, factors, resolve::evidence(&catalog, Naming::Gguf))?;
+    let config = gguf_config::parse(&*metadata, factors, resolve::evidence(&catalog, Naming::Gguf)?)?;
     finish(path, catalog, Naming::Gguf, config, Sidecar::of_gguf(&metadata)?, control)
 }
 

@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::catalog::{Catalog, RawTensor};
 use super::fp8::{self, Fp8Scale};
 use super::names::{LayerRole, Naming, Part, Projection, Role, Source, may_be_skipped};
-use crate::config::{Evidence, FeedForwardConfig, ModelConfig, ParsedConfig};
+use crate::config::{Evidence, FeedForwardConfig, MAX_VOCAB, ModelConfig, ParsedConfig};
 use crate::control::Control;
 use crate::error::{Error, Result};
 use crate::quant::Format;
@@ -27,13 +27,19 @@ pub(crate) struct Entry {
 }
 
 /// What the tensors say about the shape of the model.
-pub(crate) fn evidence(catalog: &Catalog, naming: Naming) -> Evidence {
-    let find = |role| naming.sources(role).into_iter().find_map(|source| catalog.tensors.get(&source.name));
-    Evidence {
-        vocab_size: find(Role::Embedding).and_then(|tensor| tensor.shape.first().copied()),
-        has_output: find(Role::Output).is_some(),
-        rope_style: naming.rope_style(),
+pub(crate) fn evidence(catalog: &Catalog, naming: Naming) -> Result<Evidence> {
+    let find =
+        |role| naming.sources(role).iter().find_map(|source| catalog.tensors.get_key_value(&source.name));
+    let table = find(Role::Embedding);
+    let vocab_size = table.and_then(|(_, tensor)| tensor.shape.first().copied());
+    if let (Some((name, tensor)), Some(rows)) = (table, vocab_size)
+        && !(1..=MAX_VOCAB).contains(&rows)
+    {
+        let found = format!("shape {:?}", tensor.shape);
+        let expected = format!("from 1 to {MAX_VOCAB} rows, one for each token");
+        return Err(Error::format(catalog.file_name(tensor), name, found, expected));
     }
+    Ok(Evidence { vocab_size, has_output: find(Role::Output).is_some(), rope_style: naming.rope_style() })
 }
 
 /// Finds every tensor that the configuration asks for, by its canonical name. `origin` stands in errors about a tensor that no

@@ -146,6 +146,34 @@ fn each_tensor_missing_or_misshapen() {
 }
 
 #[test]
+fn a_table_without_rows() {
+    let model = Model::random(&ModelConfig { tied_embeddings: true, ..tiny() }, Format::F32, 1);
+    for (config, weights, table) in [
+        ("config.json", "model.safetensors", "model.embed_tokens.weight"),
+        ("params.json", "consolidated.safetensors", "tok_embeddings.weight"),
+    ] {
+        let folder = temp();
+        let path = folder.path().join(weights);
+        match config {
+            "config.json" => model.write_hugging_face(folder.path()).unwrap(),
+            _ => model.write_native(folder.path()).unwrap(),
+        }
+        let config = folder.path().join(config);
+        let mut value: serde_json::Value = serde_json::from_slice(&std::fs::read(&config).unwrap()).unwrap();
+        value.as_object_mut().unwrap().remove("vocab_size");
+        std::fs::write(&config, value.to_string()).unwrap();
+        assert_eq!(open_quietly(folder.path()).unwrap().config.vocab_size, 16);
+        let mut tensors = read_tensors(&path);
+        let tensor = tensors.iter_mut().find(|tensor| tensor.name == table).unwrap();
+        tensor.shape[0] = 0;
+        tensor.bytes.clear();
+        std::fs::write(&path, safetensors_bytes(&tensors)).unwrap();
+        let message = refusal(folder.path());
+        assert!(message.contains(&format!("{weights}: {table}: found shape [0, 8]")), "{message}");
+    }
+}
+
+#[test]
 fn unknown_types() {
     let folder = temp();
     let path = write_hf(&Model::random(&tiny(), Format::F32, 1), folder.path());
