@@ -15,6 +15,8 @@ pub trait Keys {
     fn uint(&self, key: &str) -> Result<Option<u64>>;
     /// A number.
     fn float(&self, key: &str) -> Result<Option<f32>>;
+    /// `true` or `false`.
+    fn flag(&self, key: &str) -> Result<Option<bool>>;
     /// A string.
     fn text(&self, key: &str) -> Result<Option<&str>>;
     /// Whole numbers or booleans (as 0 and 1) of an array; `None` if the key is absent or not an array.
@@ -31,6 +33,7 @@ pub fn parse(keys: &dyn Keys, rope_factors: Option<Vec<f32>>, evidence: Evidence
         return Err(unsupported_model(format!("GGUF architecture `{name}`")));
     }
     let arch = Arch { keys, name };
+    arch.refuse_unknown_mathematics()?;
     let dim = arch.required("embedding_length", MAX_WIDTH)?;
     let n_layers = arch.required("block_count", MAX_LAYERS)?;
     let n_heads = arch.uniform("attention.head_count", MAX_HEADS)?;
@@ -123,6 +126,26 @@ impl Arch<'_> {
             Some(x) if !(x.is_finite() && x > 0.0) => Err(self.bad(name, x, "a finite number above 0")),
             other => Ok(other),
         }
+    }
+
+    fn refuse_unknown_mathematics(&self) -> Result<()> {
+        let causal = self.key("attention.causal");
+        if self.keys.flag(&causal)? == Some(false) {
+            return Err(Error::unsupported(causal, "false", "true"));
+        }
+        // Zero means none, as in llama.cpp.
+        let neutral: [(&str, &[f32]); 3] = [
+            ("logit_scale", &[0.0, 1.0]),
+            ("attn_logit_softcapping", &[0.0]),
+            ("final_logit_softcapping", &[0.0]),
+        ];
+        for (name, neutral) in neutral {
+            let key = self.key(name);
+            if let Some(found) = self.keys.float(&key)?.filter(|found| !neutral.contains(found)) {
+                return Err(Error::unsupported(key, found, "0 (none)"));
+            }
+        }
+        Ok(())
     }
 
     fn head_dim(&self, dim: usize, n_heads: usize, n_kv_heads: usize) -> Result<usize> {

@@ -167,6 +167,10 @@ impl Keys for Metadata {
         self.f32(key)
     }
 
+    fn flag(&self, key: &str) -> Result<Option<bool>> {
+        self.bool(key)
+    }
+
     fn text(&self, key: &str) -> Result<Option<&str>> {
         self.str(key)
     }

@@ -420,6 +420,10 @@ fn the_vocabulary_of_gguf() {
 
 /// The configuration that a GGUF file has after `changes`; a value of `None` removes the key.
 fn gguf_config(changes: &[(&str, Option<GgufValue>)]) -> ModelConfig {
+    changed_gguf(changes).unwrap()
+}
+
+fn changed_gguf(changes: &[(&str, Option<GgufValue>)]) -> Result<ModelConfig> {
     let mut file = Model::random(&tiny_ministral3(), Format::F32, 13).gguf();
     for (key, value) in changes {
         let key = format!("mistral3.{key}");
@@ -431,7 +435,34 @@ fn gguf_config(changes: &[(&str, Option<GgufValue>)]) -> ModelConfig {
     let folder = temp();
     let path = folder.path().join("m.gguf");
     file.write(&path).unwrap();
-    open_quietly(&path).unwrap().config
+    Ok(open_quietly(&path)?.config)
+}
+
+#[test]
+fn mathematics_of_other_architectures_in_gguf() {
+    let number = GgufValue::F32;
+    for (key, value, is_neutral) in [
+        ("attention.causal", GgufValue::Bool(true), true),
+        ("attention.causal", GgufValue::Bool(false), false),
+        ("logit_scale", number(0.0), true),
+        ("logit_scale", number(1.0), true),
+        ("logit_scale", number(0.0625), false),
+        ("attn_logit_softcapping", number(0.0), true),
+        ("attn_logit_softcapping", number(50.0), false),
+        ("final_logit_softcapping", number(0.0), true),
+        ("final_logit_softcapping", number(30.0), false),
+    ] {
+        match changed_gguf(&[(key, Some(value))]) {
+            Ok(_) => assert!(is_neutral, "{key}"),
+            Err(error) => {
+                let message = error.to_string();
+                assert!(
+                    !is_neutral && message.contains(&format!("unsupported mistral3.{key}: ")),
+                    "{message}"
+                );
+            }
+        }
+    }
 }
 
 #[test]
