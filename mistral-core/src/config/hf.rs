@@ -276,19 +276,44 @@ fn fp8_block(fields: &Fields<'_>) -> Result<Option<(usize, usize)>> {
             "fp8, and compressed-tensors of format float-quantized",
         ));
     }
-    match config.list("weight_block_size")? {
-        None => Ok(None),
-        Some([rows, cols]) => {
-            let side = |value: &Value| {
-                value.as_u64().and_then(|n| usize::try_from(n).ok()).filter(|n| (1..=MAX_WIDTH).contains(n))
-            };
-            match (side(rows), side(cols)) {
-                (Some(rows), Some(cols)) => Ok(Some((rows, cols))),
-                _ => Err(config.bad("weight_block_size", "two whole numbers above 0")),
-            }
-        }
-        Some(_) => Err(config.bad("weight_block_size", "two whole numbers above 0")),
+    match block_size(&config, "weight_block_size")? {
+        None => block_of_groups(&config),
+        found => Ok(found),
     }
+}
+
+/// Rows and columns of a block, as a list of two.
+fn block_size(fields: &Fields<'_>, key: &str) -> Result<Option<(usize, usize)>> {
+    let Some(list) = fields.list(key)? else { return Ok(None) };
+    let side = |value: &Value| {
+        value.as_u64().and_then(|n| usize::try_from(n).ok()).filter(|n| (1..=MAX_WIDTH).contains(n))
+    };
+    match list.iter().map(side).collect::<Vec<_>>()[..] {
+        [Some(rows), Some(cols)] => Ok(Some((rows, cols))),
+        _ => Err(fields.bad(key, "two whole numbers above 0")),
+    }
+}
+
+/// The block size of the groups of compressed-tensors, of which those with blocks must agree.
+fn block_of_groups(config: &Fields<'_>) -> Result<Option<(usize, usize)>> {
+    let Some(groups) = config.object("config_groups")? else { return Ok(None) };
+    let mut found = None;
+    for name in groups.keys() {
+        let Some(group) = groups.object(name)? else { continue };
+        let Some(weights) = group.object("weights")? else { continue };
+        let key = "block_structure";
+        match (block_size(&weights, key)?, found) {
+            (None, _) if weights.text("strategy")? == Some("block") => {
+                return Err(weights.bad(key, "rows and columns, as strategy is `block`"));
+            }
+            (None, _) => {}
+            (Some(block), Some(other)) if block != other => {
+                return Err(weights.bad(key, format!("{other:?}, as in another group")));
+            }
+            (block, _) => found = block,
+        }
+    }
+    Ok(found)
 }
 
 /// The rotary parameters: `rope_parameters` (transformers 5), or `rope_theta` beside `rope_scaling` (before).

@@ -245,7 +245,26 @@ fn fp8_blocks_and_other_quantisation() {
         block(json!({"quant_method": "compressed-tensors", "format": "float-quantized"})).unwrap(),
         None
     );
+    let groups = |groups| {
+        let format = "float-quantized";
+        json!({"quant_method": "compressed-tensors", "format": format, "config_groups": groups})
+    };
+    let blocks = |rows| json!({"targets": ["Linear"], "weights": {"strategy": "block", "block_structure": [rows, 96]}});
+    let channel = json!({"weights": {"strategy": "channel", "block_structure": null}});
+    assert_eq!(block(groups(json!({"group_0": blocks(64)}))).unwrap(), Some((64, 96)));
+    let mixed = json!({"group_0": channel, "group_1": blocks(64), "group_2": channel, "group_3": blocks(64)});
+    assert_eq!(block(groups(mixed)).unwrap(), Some((64, 96)));
+    assert_eq!(block(groups(json!({"group_0": channel, "group_1": {"weights": null}}))).unwrap(), None);
     for (config, expected) in [
+        (
+            groups(json!({"group_0": blocks(64), "group_1": blocks(32)})),
+            "config_groups.group_1.weights.block_structure: found a list of 2, expected (64, 96)",
+        ),
+        (
+            groups(json!({"a": {"weights": {"strategy": "block"}}})),
+            "a.weights.block_structure: found nothing",
+        ),
+        (groups(json!({"a": blocks(0)})), "a.weights.block_structure: found a list of 2"),
         (json!({"quant_method": "fp8", "weight_block_size": [128]}), "weight_block_size"),
         (json!({"quant_method": "fp8", "weight_block_size": [0, 128]}), "weight_block_size"),
         (json!({"quant_method": "awq"}), "awq"),

@@ -71,8 +71,8 @@ impl Fp8Scale {
     }
 }
 
-/// The side of a block where the configuration does not give it, as in DeepSeek's and Mistral's files.
-const USUAL_BLOCK: usize = 128;
+/// Rows and columns of a block where the configuration does not give them: the default of transformers' `FineGrainedFP8Config`.
+const USUAL_BLOCK: (usize, usize) = (128, 128);
 
 /// Finds and reads the scale of the matrix `name` of shape `[n, k]`; also returns the name of its tensor.
 pub(crate) fn find(
@@ -103,72 +103,62 @@ pub(crate) fn find(
     if let Some(wrong) = values.iter().find(|value| !value.is_finite()) {
         return Err(bad(wrong.to_string(), "finite scales".to_owned()));
     }
-    let kind = shape_of_scale(&scale.shape, n, k, block);
+    let (rows, cols) = block.unwrap_or(USUAL_BLOCK);
+    let kind = shape_of_scale(&scale.shape, (n, k), (rows, cols));
     let scale = match (kind, values.as_slice()) {
         (Some(Kind::Scalar), [value]) => Fp8Scale::Scalar(*value),
         (Some(Kind::PerRow), _) => Fp8Scale::PerRow(values),
-        (Some(Kind::Block { rows, cols }), _) => Fp8Scale::Block { rows, cols, values },
+        (Some(Kind::Block), _) => Fp8Scale::Block { rows, cols, values },
         _ => {
-            let blocks = block
-                .map(|(rows, cols)| format!(" or {:?} for blocks", [n.div_ceil(rows), k.div_ceil(cols)]));
-            let expected = format!("[], [{n}]{} for weights {:?}", blocks.unwrap_or_default(), tensor.shape);
+            let blocks = [n.div_ceil(rows), k.div_ceil(cols)];
+            let origin = if block.is_some() { "declared" } else { "usual, as no size is declared" };
+            let expected = format!(
+                "[], [{n}], or {blocks:?} for blocks of {rows}x{cols} ({origin}), for weights {:?}",
+                tensor.shape
+            );
             return Err(bad(format!("shape {:?}", scale.shape), expected));
         }
     };
     Ok((scale_name.clone(), scale))
 }
 
+#[derive(Debug, PartialEq)]
 enum Kind {
     Scalar,
     PerRow,
-    Block { rows: usize, cols: usize },
+    Block,
 }
 
-/// Which of the three a scale of this shape is, for a matrix `[n, k]`.
-fn shape_of_scale(shape: &[usize], n: usize, k: usize, block: Option<(usize, usize)>) -> Option<Kind> {
-    match (shape, block) {
-        ([a, b], Some((rows, cols))) if *a == n.div_ceil(rows) && *b == k.div_ceil(cols) => {
-            Some(Kind::Block { rows, cols })
-        }
-        ([] | [1] | [1, 1], _) => Some(Kind::Scalar),
-        ([rows] | [rows, 1], _) if *rows == n => Some(Kind::PerRow),
-        ([a, b], None) => Some(Kind::Block { rows: block_side(n, *a)?, cols: block_side(k, *b)? }),
+/// Which of the three a scale of this shape is, for a matrix `[n, k]` and blocks of `[rows, cols]`.
+fn shape_of_scale(shape: &[usize], (n, k): (usize, usize), (rows, cols): (usize, usize)) -> Option<Kind> {
+    match *shape {
+        [] | [1] | [1, 1] => Some(Kind::Scalar),
+        [count] | [count, 1] if count == n => Some(Kind::PerRow),
+        [down, across] if down == n.div_ceil(rows) && across == k.div_ceil(cols) => Some(Kind::Block),
         _ => None,
     }
-}
-
-/// The side of the blocks of which `count` cover `size`.
-fn block_side(size: usize, count: usize) -> Option<usize> {
-    if size.div_ceil(USUAL_BLOCK) == count {
-        return Some(USUAL_BLOCK);
-    }
-    (count > 0 && size.is_multiple_of(count)).then(|| size / count)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn kind(shape: &[usize], block: Option<(usize, usize)>) -> String {
-        match shape_of_scale(shape, 256, 384, block) {
-            None => "none".to_owned(),
-            Some(Kind::Scalar) => "scalar".to_owned(),
-            Some(Kind::PerRow) => "row".to_owned(),
-            Some(Kind::Block { rows, cols }) => format!("{rows}x{cols}"),
-        }
-    }
-
     #[test]
     fn shapes_of_scales() {
-        assert_eq!(kind(&[], None), "scalar");
-        assert_eq!(kind(&[1], None), "scalar");
-        assert_eq!(kind(&[256], None), "row");
-        assert_eq!(kind(&[256, 1], None), "row");
-        assert_eq!(kind(&[2, 3], Some((128, 128))), "128x128");
-        assert_eq!(kind(&[2, 3], None), "128x128");
-        assert_eq!(kind(&[4, 6], None), "64x64");
-        assert_eq!(kind(&[3, 3], Some((128, 128))), "none");
-        assert_eq!(kind(&[384], None), "none");
-        assert_eq!(kind(&[0, 3], None), "none");
+        let kind = |shape: &[usize], block| shape_of_scale(shape, (256, 384), block);
+        let usual = |shape: &[usize]| kind(shape, USUAL_BLOCK);
+        assert_eq!(usual(&[]), Some(Kind::Scalar));
+        assert_eq!(usual(&[1]), Some(Kind::Scalar));
+        assert_eq!(usual(&[256]), Some(Kind::PerRow));
+        assert_eq!(usual(&[256, 1]), Some(Kind::PerRow));
+        assert_eq!(usual(&[2, 3]), Some(Kind::Block));
+        // Of other blocks only if they are declared.
+        assert_eq!(usual(&[4, 6]), None);
+        assert_eq!(kind(&[4, 6], (64, 64)), Some(Kind::Block));
+        assert_eq!(kind(&[4, 4], (64, 96)), Some(Kind::Block));
+        assert_eq!(kind(&[2, 3], (64, 64)), None);
+        assert_eq!(usual(&[3, 3]), None);
+        assert_eq!(usual(&[384]), None);
+        assert_eq!(usual(&[0, 3]), None);
     }
 }

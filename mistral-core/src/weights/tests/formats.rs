@@ -231,7 +231,8 @@ fn fp8_scales() {
     }
     for (scales, block, expected) in [
         (vec![], None, "FP8 weights without a scale"),
-        (vec![blocks.clone()], Some([2, 2]), "[2, 4] for blocks"),
+        (vec![blocks.clone()], Some([2, 2]), "[2, 4] for blocks of 2x2 (declared)"),
+        (vec![blocks.clone()], None, "[1, 1] for blocks of 128x128 (usual, as no size is declared)"),
         (vec![TensorData::f32(format!("{BASE}weight_scale"), &[3], &[1.0; 3])], None, "shape [3]"),
         (vec![TensorData::f32(format!("{BASE}weight_scale"), &[], &[f32::NAN])], None, "NaN"),
         (
