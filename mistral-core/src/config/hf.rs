@@ -1,7 +1,9 @@
 //! `config.json` of Hugging Face checkpoints. Defaults are those of the configuration classes of transformers 5.23, because
 //! published files leave out keys that equal them (the text part of Pixtral has no `num_attention_heads`).
 
-use serde_json::Value;
+use std::sync::LazyLock;
+
+use serde_json::{Value, json};
 
 use super::{
     Evidence, FeedForwardConfig, Fields, Heads, LayerConfig, MAX_CONTEXT, MAX_EXPERTS, MAX_HEAD_DIM,
@@ -20,6 +22,7 @@ struct Family {
     /// `None`: width / heads.
     head_dim: Option<usize>,
     norm_eps: f32,
+    /// Of rotary parameters that do not give it.
     theta: f32,
     max_context: usize,
     window: Option<usize>,
@@ -55,7 +58,7 @@ const FAMILIES: [Family; 5] = [
         n_kv_heads: Some(8),
         head_dim: Some(128),
         norm_eps: 1e-5,
-        theta: 1e6,
+        theta: 1e4,
         max_context: 262_144,
         window: None,
     },
@@ -83,6 +86,16 @@ const FAMILIES: [Family; 5] = [
     },
 ];
 
+const ORIGINAL: &str = "original_max_position_embeddings";
+
+/// What `Ministral3Config` takes for rotary parameters that are absent; the other classes take plain rotation.
+static MINISTRAL3_ROPE: LazyLock<Value> = LazyLock::new(|| {
+    json!({
+        "rope_type": "yarn", "rope_theta": 1e6, "factor": 16.0, "original_max_position_embeddings": 16384,
+        "beta_fast": 32.0, "beta_slow": 1.0, "mscale": 1.0, "mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.1,
+    })
+});
+
 /// Parses the content of a `config.json`; `file` names it in errors.
 pub fn parse(file: &str, value: &Value, evidence: Evidence) -> Result<ParsedConfig> {
     let root = Fields::root(file, value)?;
@@ -109,13 +122,15 @@ fn text_model<'a>(root: &Fields<'a>) -> Result<(Fields<'a>, &'static Family, boo
         }
         return Ok((root.clone(), family, false));
     }
-    let is_wrapper = match class {
-        Some(class) => matches!(class, "Mistral3ForConditionalGeneration" | "LlavaForConditionalGeneration"),
-        None => matches!(model_type, Some("mistral3" | "llava")),
+    // What a wrapper takes for the type of its text model, if that is absent.
+    let default_type = match (class, model_type) {
+        (Some("Mistral3ForConditionalGeneration"), _) | (None, Some("mistral3")) => Some("mistral"),
+        (Some("LlavaForConditionalGeneration"), _) | (None, Some("llava")) => Some("llama"),
+        _ => None,
     };
-    if is_wrapper {
+    if let Some(default_type) = default_type {
         let text = root.object("text_config")?.ok_or_else(|| root.bad("text_config", "an object"))?;
-        let text_type = text.text("model_type")?.unwrap_or("mistral");
+        let text_type = text.text("model_type")?.unwrap_or(default_type);
         let family = family_of(text_type)
             .filter(|family| matches!(family.model_type, "mistral" | "ministral3"))
             .ok_or_else(|| {
@@ -188,7 +203,7 @@ fn text_config(file: &str, text: &Fields<'_>, family: &Family, evidence: Evidenc
         _ => text.required("vocab_size", MAX_VOCAB)?,
     };
     let feed_forward = feed_forward(text, family)?;
-    let rope = Rope::find(text)?;
+    let rope = Rope::find(file, text, family)?;
     Ok(ModelConfig {
         architecture: family.model_type.to_owned(),
         dim,
@@ -319,13 +334,21 @@ fn block_of_groups(config: &Fields<'_>) -> Result<Option<(usize, usize)>> {
 /// The rotary parameters: `rope_parameters` (transformers 5), or `rope_theta` beside `rope_scaling` (before).
 struct Rope<'a> {
     fields: Option<Fields<'a>>,
+    /// The trained context. The top level wins (transformers `standardize_rope_params`).
+    original: Option<usize>,
 }
 
 impl<'a> Rope<'a> {
-    fn find(text: &Fields<'a>) -> Result<Self> {
-        let fields = match text.object("rope_parameters")? {
-            Some(fields) => Some(fields),
-            None => text.object("rope_scaling")?,
+    /// A `rope_scaling` that is not empty wins, as a whole (transformers `convert_rope_params_to_dict`).
+    fn find(file: &'a str, text: &Fields<'a>, family: &Family) -> Result<Self> {
+        let scaling = text.object("rope_scaling")?.filter(|fields| fields.keys().next().is_some());
+        let fields = match scaling {
+            None => text.object("rope_parameters")?,
+            scaling => scaling,
+        };
+        let fields = match fields {
+            None if family.model_type == "ministral3" => Some(Fields::root(file, &MINISTRAL3_ROPE)?),
+            fields => fields,
         };
         if let Some(fields) = &fields {
             for layer_type in ["full_attention", "sliding_attention"] {
@@ -343,7 +366,11 @@ impl<'a> Rope<'a> {
                 return Err(fields.bad("partial_rotary_factor", "1.0 (the whole head is rotated)"));
             }
         }
-        Ok(Self { fields })
+        let original = match (text.count(ORIGINAL, MAX_CONTEXT)?, &fields) {
+            (None, Some(fields)) => fields.count(ORIGINAL, MAX_CONTEXT)?,
+            (found, _) => found,
+        };
+        Ok(Self { fields, original })
     }
 
     fn theta(&self, text: &Fields<'_>, family: &Family) -> Result<f32> {
@@ -361,8 +388,8 @@ impl<'a> Rope<'a> {
         match fields.text(key)?.unwrap_or("default") {
             "default" => Ok(RopeScaling::None),
             "linear" => Ok(RopeScaling::Linear { factor: fields.required_positive("factor")? }),
-            "llama3" => llama3(fields),
-            "yarn" => yarn(fields, max_context),
+            "llama3" => llama3(fields, self.original),
+            "yarn" => yarn(fields, self.original.unwrap_or(max_context), max_context),
             other => Err(Error::unsupported("rope type", other, "default, linear, llama3, yarn")),
         }
     }
@@ -370,25 +397,23 @@ impl<'a> Rope<'a> {
     /// At top level (`llama_4_scaling`), or inside the rotary parameters (`llama_4_scaling_beta`).
     fn query_scaling(&self, text: &Fields<'_>) -> Result<Option<QueryScaling>> {
         for holder in std::iter::once(text).chain(&self.fields) {
-            let (fields, beta_key) = match holder.object("llama_4_scaling")? {
-                Some(nested) => (nested, "beta"),
-                None => (holder.clone(), "llama_4_scaling_beta"),
+            let (beta, own) = match holder.object("llama_4_scaling")? {
+                Some(nested) => (nested.float("beta")?, nested.count(ORIGINAL, MAX_CONTEXT)?),
+                None => (holder.float("llama_4_scaling_beta")?, None),
             };
-            let Some(beta) = fields.float(beta_key)? else { continue };
-            let key = "original_max_position_embeddings";
-            let original = match (fields.count(key, MAX_CONTEXT)?, &self.fields) {
-                (None, Some(rope)) => rope.required(key, MAX_CONTEXT)?,
-                (None, None) => return Err(fields.bad(key, "a whole number above 0")),
-                (Some(original), _) => original,
+            let Some(beta) = beta else { continue };
+            let Some(original_max_position) = own.or(self.original) else {
+                let fields = self.fields.as_ref().unwrap_or(text);
+                return Err(fields.bad(ORIGINAL, "a whole number above 0, as queries are scaled"));
             };
-            return Ok(Some(QueryScaling { beta, original_max_position: original }));
+            return Ok(Some(QueryScaling { beta, original_max_position }));
         }
         Ok(None)
     }
 }
 
 /// Llama 3.1's interpolation (transformers `_compute_llama3_parameters`).
-fn llama3(fields: &Fields<'_>) -> Result<RopeScaling> {
+fn llama3(fields: &Fields<'_>, original: Option<usize>) -> Result<RopeScaling> {
     let low_freq_factor = fields.required_positive("low_freq_factor")?;
     let high_freq_factor = fields.required_positive("high_freq_factor")?;
     if high_freq_factor <= low_freq_factor {
@@ -398,18 +423,19 @@ fn llama3(fields: &Fields<'_>) -> Result<RopeScaling> {
         factor: fields.required_positive("factor")?,
         low_freq_factor,
         high_freq_factor,
-        original_max_position: fields.required("original_max_position_embeddings", MAX_CONTEXT)?,
+        original_max_position: match original {
+            Some(original) => original,
+            None => fields.required(ORIGINAL, MAX_CONTEXT)?,
+        },
     })
 }
 
 /// YaRN (transformers `_compute_yarn_parameters`): an explicit `attention_factor` wins; then the quotient of the two
 /// `mscale`s if both are there and not zero; then `0.1 ln(factor) + 1`.
-fn yarn(fields: &Fields<'_>, max_context: usize) -> Result<RopeScaling> {
+fn yarn(fields: &Fields<'_>, original_max_position: usize, max_context: usize) -> Result<RopeScaling> {
     if fields.flag("truncate")? == Some(false) {
         return Err(fields.bad("truncate", "true (the bounds of the ramp are whole numbers)"));
     }
-    let original_max_position =
-        fields.count("original_max_position_embeddings", MAX_CONTEXT)?.unwrap_or(max_context);
     let factor = fields.positive("factor")?.unwrap_or(max_context as f32 / original_max_position as f32);
     let mscale = fields.float("mscale")?.unwrap_or(0.0);
     let mscale_all_dim = fields.float("mscale_all_dim")?.unwrap_or(0.0);

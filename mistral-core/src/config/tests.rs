@@ -215,6 +215,79 @@ fn hugging_face_rope_scaling() {
 }
 
 #[test]
+fn absent_rotary_parameters() {
+    let explicit = hf(&ministral3()).unwrap();
+    let mut absent = ministral3();
+    absent.as_object_mut().unwrap().remove("rope_parameters");
+    assert_eq!(hf(&absent).unwrap(), explicit);
+    let null = json!({"rope_parameters": null, "rope_scaling": {}});
+    assert_eq!(hf(&with(&absent, null)).unwrap(), explicit);
+    let wrapped = json!({"architectures": ["Mistral3ForConditionalGeneration"], "text_config": absent});
+    assert_eq!(hf(&wrapped).unwrap().model, explicit.model);
+    // What is there replaces the whole default.
+    let plain = |changes| {
+        let model = hf(&with(&absent, changes)).unwrap().model;
+        assert_eq!((model.rope.scaling, model.query_scaling), (RopeScaling::None, None));
+        model.rope.theta
+    };
+    assert_eq!(plain(json!({"rope_parameters": {}})), 1e4);
+    assert_eq!(plain(json!({"rope_parameters": {"rope_type": "default"}, "rope_theta": 1e8})), 1e8);
+    assert_eq!(plain(json!({"rope_scaling": {"rope_type": "default"}})), 1e4);
+    // The other classes have no such default.
+    for (class, theta) in [("Mistral", 1e4), ("Ministral", 1e4), ("Mixtral", 1e6), ("Llama", 1e4)] {
+        let class = json!({"architectures": [format!("{class}ForCausalLM")], "model_type": null});
+        assert_eq!(plain(class), theta);
+    }
+}
+
+#[test]
+fn rope_scaling_wins_over_rope_parameters() {
+    let parameters = json!({"rope_type": "llama3", "rope_theta": 5e5});
+    let linear = RopeScaling::Linear { factor: 4.0 };
+    let rope = |theta: Value, scaling: Value| {
+        let changes =
+            json!({"rope_theta": theta, "rope_parameters": parameters.clone(), "rope_scaling": scaling});
+        hf(&with(&mistral_7b(), changes)).map(|config| (config.model.rope.theta, config.model.rope.scaling))
+    };
+    let scaling = json!({"type": "linear", "factor": 4.0});
+    assert_eq!(rope(json!(1e6), scaling.clone()).unwrap(), (1e6, linear.clone()));
+    assert_eq!(rope(json!(null), scaling.clone()).unwrap(), (1e4, linear.clone()));
+    assert_eq!(rope(json!(1e6), with(&scaling, json!({"rope_theta": 7e5}))).unwrap(), (7e5, linear));
+    for nothing in [json!({}), json!(null)] {
+        let message = rope(json!(1e6), nothing).unwrap_err().to_string();
+        assert!(message.contains("rope_parameters.low_freq_factor: found nothing"), "{message}");
+    }
+}
+
+#[test]
+fn the_trained_context_at_top_level_wins() {
+    let outer = |value: &Value| {
+        let changes = json!({"original_max_position_embeddings": 64});
+        hf(&with(value, changes)).unwrap().model
+    };
+    let original = |scaling| match scaling {
+        RopeScaling::Yarn { original_max_position, factor, .. } => (original_max_position, factor),
+        RopeScaling::Llama3 { original_max_position, factor, .. } => (original_max_position, factor),
+        other => panic!("{other:?}"),
+    };
+    let model = outer(&ministral3());
+    assert_eq!(original(model.rope.scaling), (64, 16.0));
+    assert_eq!(model.query_scaling, Some(QueryScaling { beta: 0.1, original_max_position: 64 }));
+    let yarn = with(&mistral_7b(), json!({"rope_scaling": {"type": "yarn", "factor": 2.0}}));
+    assert_eq!(original(outer(&yarn).rope.scaling), (64, 2.0));
+    assert_eq!(original(hf(&yarn).unwrap().model.rope.scaling), (32768, 2.0));
+    // Without a factor it is the quotient of the two contexts.
+    let yarn = with(&mistral_7b(), json!({"rope_scaling": {"type": "yarn"}}));
+    assert_eq!(original(outer(&yarn).rope.scaling), (64, 512.0));
+    let llama3 = json!({
+        "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    });
+    let llama3 = with(&mistral_7b(), json!({"rope_scaling": llama3}));
+    assert_eq!(original(outer(&llama3).rope.scaling), (64, 8.0));
+}
+
+#[test]
 fn hugging_face_mixtral() {
     let mixtral = with(
         &mistral_7b(),
@@ -298,6 +371,8 @@ fn hugging_face_refusals() {
             json!({"architectures": ["LlavaForConditionalGeneration"], "text_config": {"model_type": "llama"}}),
             "`llama`",
         ),
+        // The default of LlavaConfig.
+        (json!({"architectures": ["LlavaForConditionalGeneration"], "text_config": {}}), "`llama`"),
         (json!({"hidden_act": "gelu"}), "hidden_act: gelu"),
         (json!({"attention_bias": true}), "attention_bias"),
         (json!({"mlp_bias": true}), "mlp_bias"),
