@@ -482,6 +482,29 @@ class Embedding(WithModel):
         raw = self.model.embed([7], normalize=False)
         self.assertEqual(list(raw), list(self.model.embed([7], normalize=False, pooling="last")))
 
+    def test_threads_that_embed_first_on_a_model(self):
+        failed = []
+
+        def embed(model, barrier):
+            barrier.wait()
+            try:
+                self.assertEqual(len(model.embed([7])), 32)
+            except BaseException as error:
+                failed.append(error)
+
+        interval = sys.getswitchinterval()
+        sys.setswitchinterval(1e-6)
+        self.addCleanup(sys.setswitchinterval, interval)
+        for _ in range(40):
+            with mistral.Model(MODEL, threads=1) as model:
+                barrier = threading.Barrier(4)
+                threads = [threading.Thread(target=embed, args=(model, barrier)) for _ in range(4)]
+                for thread in threads:
+                    thread.start()
+                for thread in threads:
+                    thread.join()
+        self.assertEqual(failed, [])
+
     def test_errors(self):
         for written, options, error in [
             ([], {}, mistral.ArgumentError),

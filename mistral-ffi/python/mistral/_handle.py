@@ -24,9 +24,11 @@ class Handle:
 
     @property
     def _open_handle(self) -> c_void_p:
-        if self._handle is None:
+        # Another thread may close it meanwhile.
+        handle = self._handle
+        if handle is None:
             raise _errors.HandleError(f"the {type(self).__name__.lower()} was closed")
-        return self._handle
+        return handle
 
     def close(self) -> None:
         """Frees it. Calls that are using it go on. In the child of a fork, what belongs to the parent stays its own."""

@@ -155,14 +155,16 @@ class Model(Chats):
         tokens, token_count = token_array(written)
         values = options({"pooling": pooling, "normalize": normalize})
         count = c_size_t()
+        # Other threads may set it meanwhile.
+        dim = self._dim
         while True:
-            vector = (c_float * self._dim)()
+            vector = (c_float * dim)()
             status = library().mistral_embed(
-                self._open_handle, tokens, token_count, *values, handle_of(cancel), vector, self._dim, ctypes.byref(count)
+                self._open_handle, tokens, token_count, *values, handle_of(cancel), vector, dim, ctypes.byref(count)
             )
-            if status != _errors.BUFFER_TOO_SMALL or count.value == self._dim:
+            if status != _errors.BUFFER_TOO_SMALL or count.value == dim:
                 break
-            self._dim = count.value
+            dim = self._dim = count.value
         check(status)
         return memoryview(vector).cast("B").cast("f")
 

@@ -92,14 +92,14 @@ class Session(Chats):
         Where that token is not evaluated yet (see :meth:`sample`, :meth:`trim`), it is evaluated first. The memory is the caller's own. ``numpy.asarray`` takes it without another copy.
         """
         count = c_size_t()
+        # Other threads may set it meanwhile.
+        size = self._vocab_size
         while True:
-            values = (c_float * self._vocab_size)()
-            status = library().mistral_logits(
-                self._open_handle, values, self._vocab_size, ctypes.byref(count)
-            )
-            if status != _errors.BUFFER_TOO_SMALL or count.value == self._vocab_size:
+            values = (c_float * size)()
+            status = library().mistral_logits(self._open_handle, values, size, ctypes.byref(count))
+            if status != _errors.BUFFER_TOO_SMALL or count.value == size:
                 break
-            self._vocab_size = count.value
+            size = self._vocab_size = count.value
         check(status)
         return memoryview(values).cast("B").cast("f")
 
