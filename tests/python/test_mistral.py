@@ -599,6 +599,63 @@ class Generating(WithModel):
         session.reset()
         self.assertEqual(session.stats["tokens"], 0)
 
+    def during_next(self, generation, meanwhile):
+        """The next event; ``meanwhile`` runs after the library has given it and before it is copied."""
+        ask = generation._next
+
+        def ask_and_wait(handle, event):
+            generation._next = ask
+            status = ask(handle, event)
+            meanwhile()
+            return status
+
+        generation._next = ask_and_wait
+        return next(generation)
+
+    def test_an_event_outlives_a_close_from_another_thread(self):
+        options = {"ignore_eos": True, "logprobs": 3}
+        with self.session().generate([104, 105], **options) as generation:
+            expected = next(generation)
+        session = self.session()
+
+        def close_on_a_thread():
+            thread = threading.Thread(target=generation.close)
+            thread.start()
+            thread.join()
+
+        # The second as a handler of a signal does it.
+        for close in (close_on_a_thread, lambda: generation.close()):
+            session.reset()
+            generation = session.generate([104, 105], **options)
+            self.assertEqual(self.during_next(generation, close), expected)
+            with self.assertRaises(StopIteration):
+                next(generation)
+        session.reset()
+
+    def test_two_threads_ask_one_generation(self):
+        options = {"ignore_eos": True, "logprobs": 3}
+        with self.session().generate([104, 105], **options) as generation:
+            expected = [next(generation), next(generation)]
+        with self.session().generate([104, 105], **options) as generation:
+            with self.assertRaises(mistral.BusyError):
+                self.during_next(generation, lambda: next(generation))
+        generation, refused = self.session().generate([104, 105], **options), []
+
+        def ask():
+            try:
+                next(generation)
+            except mistral.BusyError as error:
+                refused.append(error)
+
+        def ask_on_a_thread():
+            thread = threading.Thread(target=ask)
+            thread.start()
+            thread.join()
+
+        with generation:
+            self.assertEqual(self.during_next(generation, ask_on_a_thread), expected[0])
+            self.assertEqual(len(refused), 1)
+
     def test_it_goes_on_from_where_it_stopped(self):
         session = self.session()
         options = {"max_tokens": 6, "ignore_eos": True}

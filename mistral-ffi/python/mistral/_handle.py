@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from ctypes import c_void_p
 from types import TracebackType
 from typing import NoReturn, Optional, Type, TypeVar
@@ -10,6 +11,12 @@ from . import _errors
 from ._library import library
 
 _Self = TypeVar("_Self", bound="Handle")
+
+
+def check_process(process: int, name: str) -> None:
+    """Raises where what was made in ``process`` is used in a child of it."""
+    if process != os.getpid():
+        raise _errors.ForkedError(f"the {name} belongs to the parent of this process")
 
 
 class Handle:

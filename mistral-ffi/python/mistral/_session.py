@@ -5,13 +5,15 @@ from __future__ import annotations
 import array
 import ctypes
 import json
+import os
+import threading
 from ctypes import POINTER, c_float, c_size_t, c_uint32, c_void_p
 from math import isnan
 from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, Iterator, NamedTuple, Optional, Tuple, Union
 
 from . import _errors
 from ._chat import Chats
-from ._handle import Handle
+from ._handle import Handle, check_process
 from ._library import EventStruct, check, failure, library, options, take
 from ._steering import Cancel, Progress, Reporter, handle_of
 
@@ -208,6 +210,10 @@ class Generation(Handle, Iterator[Event]):
         cancel: Optional[Cancel],
     ) -> None:
         self._session = session
+        self._process = os.getpid()
+        self._closed = False
+        # Held while an event is asked for and copied, and while the generation is freed. Nobody waits for it, so nobody can wait for ever.
+        self._in_use = threading.Lock()
         self._event = POINTER(EventStruct)()
         self._next = library().mistral_generation_next
         reporter = Reporter(progress)
@@ -230,19 +236,40 @@ class Generation(Handle, Iterator[Event]):
         return self
 
     def __next__(self) -> Event:
-        if self._handle is None:
+        if self._closed:
             raise StopIteration
-        status = self._next(self._handle, self._event)
-        if status != _errors.OK:
-            error = failure(status)
-            # Another thread is asking for an event: the generation is its own.
-            if not isinstance(error, _errors.BusyError):
+        if not self._in_use.acquire(blocking=False):
+            check_process(self._process, "generation")
+            if self._closed:
+                raise StopIteration
+            raise _errors.BusyError("the generation: another call is using it")
+        try:
+            # Another thread may have closed it meanwhile.
+            handle = self._handle
+            if handle is None:
+                raise StopIteration
+            status = self._next(handle, self._event)
+            if status != _errors.OK:
+                self._closed = True
+                raise failure(status)
+            event = _event(self._event.contents)
+            if event.finish_reason is not None:
+                self._closed = True
+            return event
+        finally:
+            self._in_use.release()
+            if self._closed:
                 self.close()
-            raise error
-        event = _event(self._event.contents)
-        if event.finish_reason is not None:
-            self.close()
-        return event
+
+    def close(self) -> None:
+        """Ends it, and gives its session back. A call that is using it goes on, and the session is free when that ends."""
+        self._closed = True
+        # The event of a call that is running lies in the memory of the generation: that call frees it then.
+        if self._in_use.acquire(blocking=False):
+            try:
+                super().close()
+            finally:
+                self._in_use.release()
 
 
 def _event(event: Any) -> Event:
