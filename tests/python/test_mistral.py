@@ -15,10 +15,11 @@ import sys
 import tempfile
 import threading
 import unittest
+import unittest.mock
 from pathlib import Path
 
 import mistral
-from mistral import system_card
+from mistral import _chat, system_card
 
 LIBRARY = ""
 MODEL = ""
@@ -548,6 +549,20 @@ class Limits(unittest.TestCase):
                     list(hurried.generate([1] * 60))
 
 
+def during_next(generation, meanwhile):
+    """The next event; ``meanwhile`` runs after the library has given it and before it is copied."""
+    ask = generation._next
+
+    def ask_and_wait(handle, event):
+        generation._next = ask
+        status = ask(handle, event)
+        meanwhile()
+        return status
+
+    generation._next = ask_and_wait
+    return next(generation)
+
+
 class Generating(WithModel):
     def test_events(self):
         session = self.session()
@@ -599,19 +614,6 @@ class Generating(WithModel):
         session.reset()
         self.assertEqual(session.stats["tokens"], 0)
 
-    def during_next(self, generation, meanwhile):
-        """The next event; ``meanwhile`` runs after the library has given it and before it is copied."""
-        ask = generation._next
-
-        def ask_and_wait(handle, event):
-            generation._next = ask
-            status = ask(handle, event)
-            meanwhile()
-            return status
-
-        generation._next = ask_and_wait
-        return next(generation)
-
     def test_an_event_outlives_a_close_from_another_thread(self):
         options = {"ignore_eos": True, "logprobs": 3}
         with self.session().generate([104, 105], **options) as generation:
@@ -627,7 +629,7 @@ class Generating(WithModel):
         for close in (close_on_a_thread, lambda: generation.close()):
             session.reset()
             generation = session.generate([104, 105], **options)
-            self.assertEqual(self.during_next(generation, close), expected)
+            self.assertEqual(during_next(generation, close), expected)
             with self.assertRaises(StopIteration):
                 next(generation)
         session.reset()
@@ -638,7 +640,7 @@ class Generating(WithModel):
             expected = [next(generation), next(generation)]
         with self.session().generate([104, 105], **options) as generation:
             with self.assertRaises(mistral.BusyError):
-                self.during_next(generation, lambda: next(generation))
+                during_next(generation, lambda: next(generation))
         generation, refused = self.session().generate([104, 105], **options), []
 
         def ask():
@@ -653,7 +655,7 @@ class Generating(WithModel):
             thread.join()
 
         with generation:
-            self.assertEqual(self.during_next(generation, ask_on_a_thread), expected[0])
+            self.assertEqual(during_next(generation, ask_on_a_thread), expected[0])
             self.assertEqual(len(refused), 1)
 
     def test_it_goes_on_from_where_it_stopped(self):
@@ -823,6 +825,55 @@ class Chat(WithModel):
                 break
         gc.collect()
         self.assertEqual(threading.active_count(), before)
+
+    def test_a_stream_that_is_closed_wakes_its_readers(self):
+        end, ended = threading.Event(), []
+        self.addCleanup(end.set)
+
+        def answer(*_):
+            end.wait(60)
+            raise mistral.CancelledError("the answer")
+
+        with unittest.mock.patch.object(_chat, "_chat", answer):
+            stream = self.model.chat(self.REQUEST, stream=True)
+        readers = [threading.Thread(target=lambda: ended.append(list(stream)), daemon=True) for _ in range(2)]
+        closing = threading.Thread(target=stream.close, daemon=True)
+        for thread in (*readers, closing):
+            thread.start()
+        for reader in readers:
+            reader.join(20)
+        # Closing waits for the answer to end, the readers do not.
+        self.assertEqual((ended, closing.is_alive()), ([[], []], True))
+        end.set()
+        closing.join(20)
+        self.assertFalse(closing.is_alive())
+
+    def test_all_readers_of_a_stream_end(self):
+        expected = list(self.model.chat(self.REQUEST, stream=True))
+        stream, chunks = self.model.chat(self.REQUEST, stream=True), []
+        readers = [threading.Thread(target=lambda: chunks.extend(stream), daemon=True) for _ in range(5)]
+        for reader in readers:
+            reader.start()
+        for reader in readers:
+            reader.join(20)
+        self.assertFalse(any(reader.is_alive() for reader in readers))
+        self.assertEqual(len(chunks), len(expected))
+
+    def test_the_request_of_a_stream_is_that_of_the_call(self):
+        request = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 8}
+        expected, start = self.model.chat(request)["choices"][0]["message"]["content"], threading.Event()
+
+        class Late(threading.Thread):
+            def run(self):
+                start.wait(60)
+                super().run()
+
+        with unittest.mock.patch.object(threading, "Thread", Late):
+            stream = self.model.chat(request, stream=True)
+        request["messages"][0]["content"] = "goodbye"
+        start.set()
+        text = "".join(chunk["choices"][0]["delta"].get("content") or "" for chunk in stream)
+        self.assertEqual(text, expected)
 
     def test_errors(self):
         for stream in (False, True):
@@ -1016,6 +1067,30 @@ class Forking(WithModel):
         self.assertEqual((process.exitcode, answers.get()), (0, "own"))
         session.prefill([1])
         self.assertFalse(math.isnan(session.logits()[0]))
+
+    def test_a_stream_and_a_generation_in_use_are_the_parents(self):
+        context = multiprocessing.get_context("fork")
+
+        def refused(iterator):
+            answers = context.SimpleQueue()
+
+            def child():
+                try:
+                    answers.put(type(next(iterator)).__name__)
+                except mistral.Error as error:
+                    answers.put(type(error).__name__)
+
+            process = context.Process(target=child)
+            process.start()
+            process.join(60)
+            self.assertEqual((process.exitcode, answers.get()), (0, "ForkedError"))
+
+        with self.model.chat({**HELLO, "max_tokens": 200}, stream=True) as stream:
+            next(stream)
+            refused(stream)
+            next(stream)
+        with self.session().generate([1]) as generation:
+            during_next(generation, lambda: refused(generation))
 
     def test_the_child_may_end_with_all_objects_of_its_parent(self):
         program = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import ctypes
 import json
+import os
 import queue
 import threading
 import weakref
@@ -12,7 +13,7 @@ from ctypes import c_void_p
 from typing import Any, Dict, Iterator, Literal, Mapping, Optional, Tuple, Union, overload
 
 from . import _errors
-from ._handle import Handle
+from ._handle import Handle, check_process
 from ._library import ChunkFn, check, library, take, text
 from ._steering import Cancel, handle_of
 
@@ -46,16 +47,17 @@ class Chats(Handle):
         conversation shares with its timeline is not evaluated again:
         ``response["usage"]["prompt_tokens_details"]["cached_tokens"]`` says how many tokens that were.
         """
-        body = {**request, "stream": stream}
+        # Here, not in the thread of a stream: the caller may change the messages once this has returned.
+        body = request_json({**request, "stream": stream})
         if stream:
             return ChatStream(self, body, cancel)
         return _chat(self, body, cancel, ChunkFn())
 
 
-def _chat(chats: Chats, body: Mapping[str, Any], cancel: Optional[Cancel], callback: Any) -> Dict[str, Any]:
+def _chat(chats: Chats, body: Tuple[bytes, int], cancel: Optional[Cancel], callback: Any) -> Dict[str, Any]:
     out = c_void_p()
     function = getattr(library(), chats._CHAT)
-    check(function(chats._open_handle, *request_json(body), handle_of(cancel), callback, None, ctypes.byref(out)))
+    check(function(chats._open_handle, *body, handle_of(cancel), callback, None, ctypes.byref(out)))
     response: Dict[str, Any] = json.loads(take(out))
     return response
 
@@ -74,12 +76,13 @@ class ChatStream(Iterator[Dict[str, Any]]):
     #: Chunks that wait for the host at most; then the answer waits.
     _AHEAD = 64
 
-    def __init__(self, chats: Chats, body: Mapping[str, Any], cancel: Optional[Cancel]) -> None:
+    def __init__(self, chats: Chats, body: Tuple[bytes, int], cancel: Optional[Cancel]) -> None:
+        self._process = os.getpid()
         self._closed = False
         # Closing stops the answer at once; but where the host gave a cancel object of its own, with the next chunk.
         self._cancel = Cancel() if cancel is None else None
         self._shared = _Shared(self._AHEAD)
-        arguments = (self._shared, chats, dict(body), cancel or self._cancel)
+        arguments = (self._shared, chats, body, cancel or self._cancel)
         self._thread = threading.Thread(target=_answer, args=arguments, name="mistral-chat", daemon=True)
         self._thread.start()
         _streams.add(self)
@@ -90,7 +93,8 @@ class ChatStream(Iterator[Dict[str, Any]]):
     def __next__(self) -> Dict[str, Any]:
         if self._closed:
             raise StopIteration
-        item = self._shared.chunks.get()
+        check_process(self._process, "chat stream")
+        item = self._shared.get()
         if isinstance(item, bytes):
             chunk: Dict[str, Any] = json.loads(item)
             return chunk
@@ -100,17 +104,16 @@ class ChatStream(Iterator[Dict[str, Any]]):
         raise StopIteration
 
     def close(self) -> None:
-        """Stops the answer."""
+        """Stops the answer. Threads that wait for a chunk get none."""
         if self._closed:
             return
         self._closed = True
+        if self._process != os.getpid():
+            # The stream, and the thread that answers it, are the parent's.
+            return
         self._shared.stopped = True
         if self._cancel is not None:
-            try:
-                self._cancel.cancel()
-            except _errors.ForkedError:
-                # The stream, and the thread that answers it, are the parent's.
-                return
+            self._cancel.cancel()
         self._thread.join()
 
     def __enter__(self) -> "ChatStream":
@@ -144,9 +147,19 @@ class _Shared:
                 continue
         return False
 
+    def get(self) -> Union[bytes, BaseException, None]:
+        """Waits for an item; ``None`` once the stream is closed."""
+        # Not told by `close`, which the garbage collector may call while this very thread holds the lock of the queue.
+        while not self.stopped:
+            try:
+                return self.chunks.get(timeout=0.05)
+            except queue.Empty:
+                continue
+        return None
+
 
 def _answer(
-    shared: _Shared, chats: Chats, body: Mapping[str, Any], cancel: Optional[Cancel]
+    shared: _Shared, chats: Chats, body: Tuple[bytes, int], cancel: Optional[Cancel]
 ) -> None:
     def on_chunk(_user_data: Any, chunk: int, size: int) -> int:
         return 0 if shared.put(ctypes.string_at(chunk, size)) else 1
