@@ -411,8 +411,8 @@ class Branching(WithModel):
         session.trim(2)
         self.assertEqual((session.stats["tokens"], session.stats["evaluated"]), (2, 1))
         self.assertEqual(list(session.logits()), self.logits_of([1, 2]))
-        for count in (3, -1):
-            with self.assertRaises(mistral.ArgumentError):
+        for count in (3, -1, (1 << 64) + 1, -1 << 64, 0.5):
+            with self.subTest(count), self.assertRaisesRegex(mistral.ArgumentError, "`count`: found"):
                 session.trim(count)
         session.trim(0)
         with self.assertRaises(mistral.ArgumentError):
@@ -689,6 +689,9 @@ class Generating(WithModel):
             {"logprobs": 1000},
             {"stop_tokens": [VOCAB_SIZE]},
             {"seed": -1},
+            {"seed": 1 << 64},
+            {"top_k": 1 << 32},
+            {"stop_tokens": [1 << 32]},
             {"stop": object()},
         ]:
             with self.subTest(options), self.assertRaises(mistral.ArgumentError) as caught:

@@ -147,9 +147,9 @@ class Session(Chats):
 
     def trim(self, count: int) -> None:
         """Keeps the first ``count`` tokens, as if no others had ever come."""
-        # ctypes would take a negative number for a large one.
-        if count < 0:
-            raise _errors.ArgumentError(f"argument `count`: found {count}, expected 0 or more")
+        # ctypes would cut off what a size_t does not hold.
+        if not isinstance(count, int) or c_size_t(count).value != count:
+            raise _errors.ArgumentError(f"argument `count`: found {count!r}, expected 0 to the number of tokens")
         check(library().mistral_session_trim(self._open_handle, count))
 
     def save(
