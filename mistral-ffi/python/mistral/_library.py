@@ -175,7 +175,9 @@ def take(buf: c_void_p) -> bytes:
     """The bytes of a ``mistral_buf``, which is freed."""
     lib = library()
     try:
-        return ctypes.string_at(lib.mistral_buf_data(buf), lib.mistral_buf_len(buf))
+        # Not `ctypes.string_at`, whose length is an int of C: sessions are saved in more than 2 GiB.
+        size: int = lib.mistral_buf_len(buf)
+        return (ctypes.c_char * size).from_address(lib.mistral_buf_data(buf)).raw
     finally:
         lib.mistral_buf_free(buf)
 
