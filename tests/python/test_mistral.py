@@ -208,11 +208,40 @@ class Text(WithModel):
     def test_bad_text_and_tokens(self):
         with self.assertRaises(mistral.Utf8Error):
             self.model.encode(b"\xff")
-        with self.assertRaises(mistral.Utf8Error):
-            self.model.encode("\udcff")
+        half = "\ud800"
+        for call in (
+            lambda: self.model.encode("\udcff"),
+            lambda: self.model.encode("a" + half),
+            lambda: self.model.embed("\udcff" + half),
+            lambda: self.model.fim_encode("a", half),
+            lambda: self.model.chat_parse(half),
+            lambda: mistral.Model(half),
+        ):
+            with self.assertRaises(mistral.Utf8Error):
+                call()
+        for call in (
+            lambda: self.model.chat({"messages": [{"role": "user", "content": half}]}),
+            lambda: self.model.session(context=64).generate([1], stop=half),
+        ):
+            with self.assertRaises(mistral.ArgumentError):
+                call()
+        self.assertFalse(mistral.check_sidecar({"output": {}}, half))
         for ids in ([VOCAB_SIZE], [-1], [1 << 32], [0.5], ["x"]):
             with self.subTest(ids), self.assertRaises(mistral.ArgumentError):
                 self.model.decode(ids)
+
+    def test_values_that_are_nested_too_deeply(self):
+        deep = {}
+        for _ in range(100_000):
+            deep = {"items": deep}
+        for call, name in (
+            (lambda: self.model.session(context=64).generate([1], json_schema=deep), "options"),
+            (lambda: self.model.chat({"messages": [deep]}), "request"),
+            (lambda: self.model.chat({"messages": [deep]}, stream=True), "request"),
+            (lambda: self.model.chat_encode({"messages": [deep]}), "request"),
+        ):
+            with self.assertRaisesRegex(mistral.ArgumentError, f"`{name}`: found values that are nested too deeply"):
+                call()
 
     def test_info(self):
         self.assertEqual(self.model.info["weights"]["vocab_size"], VOCAB_SIZE)

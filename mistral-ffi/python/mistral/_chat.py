@@ -12,9 +12,8 @@ import weakref
 from ctypes import c_void_p
 from typing import Any, Dict, Iterator, Literal, Mapping, Optional, Tuple, Union, overload
 
-from . import _errors
 from ._handle import Handle, check_process
-from ._library import ChunkFn, check, library, take, text
+from ._library import ChunkFn, check, json_text, library, take
 from ._steering import Cancel, handle_of
 
 
@@ -64,10 +63,7 @@ def _chat(chats: Chats, body: Tuple[bytes, int], cancel: Optional[Cancel], callb
 
 def request_json(request: Mapping[str, Any]) -> Tuple[bytes, int]:
     """A request as JSON, pointer and length."""
-    try:
-        return text(json.dumps(request, allow_nan=False))
-    except (TypeError, ValueError) as error:
-        raise _errors.ArgumentError(f"request: {error}") from None
+    return json_text("request", request)
 
 
 class ChatStream(Iterator[Dict[str, Any]]):

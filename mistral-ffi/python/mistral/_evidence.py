@@ -67,7 +67,8 @@ def audit_verify(
 
 def check_sidecar(sidecar: Mapping[str, Any], text: str) -> bool:
     """Whether a sidecar, which :meth:`mistral.Model.chat` gives for requests with ``"sidecar": True``, says that this very text was generated."""
-    data = text.encode()
+    # What is no text was not generated.
+    data = text.encode("utf-8", "surrogatepass")
     output = sidecar.get("output", {})
     return (
         sidecar.get("schema") == "mistral.sidecar/1"

@@ -9,7 +9,7 @@ import sys
 import threading
 from ctypes import POINTER, c_char_p, c_float, c_int32, c_size_t, c_uint32, c_uint64, c_void_p
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 from . import _errors
 
@@ -184,16 +184,29 @@ def take(buf: c_void_p) -> bytes:
 
 def text(value: Union[str, bytes]) -> Tuple[bytes, int]:
     """Text as pointer and length. What is not UTF-8 goes through for the library to refuse."""
-    data = value if isinstance(value, bytes) else value.encode("utf-8", "surrogateescape")
+    if isinstance(value, bytes):
+        return value, len(value)
+    try:
+        data = value.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        # Half of a surrogate pair, which stands for no byte.
+        data = value.encode("utf-8", "surrogatepass")
     return data, len(data)
 
 
-def options(values: Dict[str, Any]) -> Tuple[bytes, int]:
-    """Options as JSON, pointer and length."""
+def json_text(name: str, value: Mapping[str, Any]) -> Tuple[bytes, int]:
+    """The argument ``name`` as JSON, pointer and length."""
     try:
-        return text(json.dumps(values, allow_nan=False))
+        return text(json.dumps(value, allow_nan=False))
+    except RecursionError:
+        raise _errors.ArgumentError(f"argument `{name}`: found values that are nested too deeply, expected fewer levels") from None
     except (TypeError, ValueError) as error:
-        raise _errors.ArgumentError(f"options: {error}") from None
+        raise _errors.ArgumentError(f"{name}: {error}") from None
+
+
+def options(values: Mapping[str, Any]) -> Tuple[bytes, int]:
+    """Options as JSON, pointer and length."""
+    return json_text("options", values)
 
 
 def version() -> str:
