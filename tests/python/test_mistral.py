@@ -19,7 +19,7 @@ import unittest.mock
 from pathlib import Path
 
 import mistral
-from mistral import _chat, system_card
+from mistral import _chat, _library, system_card
 
 LIBRARY = ""
 MODEL = ""
@@ -56,6 +56,35 @@ class Library(unittest.TestCase):
         self.assertEqual(str(mistral.load_library()), os.path.realpath(LIBRARY))
         with self.assertRaises(RuntimeError):
             mistral.load_library("/somewhere/else.so")
+
+
+class Logging(unittest.TestCase):
+    def test_messages_reach_the_function_that_is_set(self):
+        library, told, raised = _library.library(), [], []
+        self.addCleanup(mistral.set_log, None)
+
+        def fails(level, message):
+            raise OSError(message)
+
+        with unittest.mock.patch.object(library, "mistral_set_log", wraps=library.mistral_set_log) as set_log:
+
+            def tell(message):
+                """As the library does it: it says nothing while nothing fails."""
+                function, data = set_log.call_args.args[0], message.encode()
+                if function:
+                    function(None, 1, data, len(data))
+
+            mistral.set_log(lambda *arguments: told.append(arguments))
+            tell("one\0 ü")
+            with unittest.mock.patch.object(sys, "unraisablehook", lambda it: raised.append(it.exc_value)):
+                mistral.set_log(fails)
+                tell("two")
+            mistral.set_log(None)
+            tell("three")
+            with self.assertRaisesRegex(mistral.ArgumentError, "`callback`: found int"):
+                mistral.set_log(1)
+        self.assertEqual(told, [(1, "one\0 ü")])
+        self.assertEqual([str(error) for error in raised], ["two"])
 
 
 class Auditing(unittest.TestCase):

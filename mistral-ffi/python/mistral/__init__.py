@@ -30,7 +30,7 @@ from ._errors import (
     Utf8Error,
 )
 from ._evidence import audit_verify, check_sidecar, verify
-from ._library import build_info, devices, load_library, version
+from ._library import build_info, devices, load_library, set_log, version
 from ._model import Model, estimate
 from ._session import Event, Generation, Session, TokenLogprob
 from ._steering import Cancel, Progress
@@ -69,6 +69,7 @@ __all__ = [
     "devices",
     "estimate",
     "load_library",
+    "set_log",
     "verify",
     "version",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import json
 import os
@@ -9,7 +10,7 @@ import sys
 import threading
 from ctypes import POINTER, c_char_p, c_float, c_int32, c_size_t, c_uint32, c_uint64, c_void_p
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 from . import _errors
 
@@ -47,6 +48,7 @@ class EventStruct(ctypes.Structure):
 
 
 ProgressFn = ctypes.CFUNCTYPE(c_int32, c_void_p, POINTER(ProgressStruct))
+LogFn = ctypes.CFUNCTYPE(None, c_void_p, c_int32, c_void_p, c_size_t)
 ChunkFn = ctypes.CFUNCTYPE(c_int32, c_void_p, c_void_p, c_size_t)
 
 _OUT = POINTER(c_void_p)
@@ -59,6 +61,7 @@ _FUNCTIONS: Dict[str, Tuple[Any, Sequence[Any]]] = {
     "mistral_build_info": (c_int32, (_OUT,)),
     "mistral_devices": (c_int32, (_OUT,)),
     "mistral_last_error_json": (c_int32, (_OUT,)),
+    "mistral_set_log": (c_int32, (LogFn, c_void_p)),
     "mistral_buf_data": (c_void_p, (c_void_p,)),
     "mistral_buf_len": (c_size_t, (c_void_p,)),
     "mistral_buf_free": (c_int32, (c_void_p,)),
@@ -229,3 +232,41 @@ def devices() -> List[Dict[str, Any]]:
     check(library().mistral_devices(ctypes.byref(out)))
     found: List[Dict[str, Any]] = json.loads(take(out))
     return found
+
+
+_log: Optional[Callable[[int, str], object]] = None
+
+
+def _on_log(_user_data: Any, level: int, message: int, size: int) -> None:
+    # ctypes gives what is raised here to sys.unraisablehook.
+    log = _log
+    if log is not None:
+        log(level, ctypes.string_at(message, size).decode())
+
+
+#: What the library calls, whatever function is set: it is never freed.
+_LOG = LogFn(_on_log)
+
+
+def set_log(callback: Optional[Callable[[int, str], object]]) -> None:
+    """Gives what the library has to say to a function, for the whole process; ``None``, as it is at first, ends that.
+
+    The function is given a level (1: something failed that should not have) and a message, from any thread, several at once. What it raises
+    goes to ``sys.unraisablehook``. It may not call this: :class:`mistral.BusyError`. When this returns, the function that was set before is not
+    running and will not be called again.
+    """
+    global _log
+    if callback is not None and not callable(callback):
+        raise _errors.ArgumentError(f"argument `callback`: found {type(callback).__name__}, expected a function or None")
+    # Waits for the function that was set before; refused within it, and then nothing is changed.
+    check(library().mistral_set_log(LogFn(), None))
+    _log = callback
+    if callback is not None:
+        check(library().mistral_set_log(_LOG, None))
+
+
+@atexit.register
+def _end_log() -> None:
+    """No thread of the library is to call an interpreter that has ended."""
+    if _log is not None:
+        set_log(None)
