@@ -54,7 +54,7 @@ def audit_verify(
 
     Every record that was changed, removed or moved is found; what was cut off at the end, against ``checkpoints``: the ``"checkpoint"`` of an
     earlier report or of ``Model.info["audit"]``, or the content of the file that the option ``audit`` names. ``checkpoint_key``
-    (hexadecimal digits) is the key that must have signed them. ``allow_incomplete`` allows the beginning of a record at the end, as
+    (hexadecimal digits or Base64) is the key that must have signed them. ``allow_incomplete`` allows the beginning of a record at the end, as
     a crash leaves it.
     """
     values = {

@@ -99,7 +99,7 @@ class Model(Chats):
         return take(out).decode()
 
     def session(self, context: Optional[int] = None, cache_type: Optional[str] = None, **values: Any) -> Session:
-        """A new, empty session of ``context`` positions, with a cache of ``"f16"`` (the default) or ``"f32"``.
+        """A new, empty session of ``context`` positions, with a cache of ``"f16"`` (the default), ``"f32"`` or ``"q8_0"`` (about half of ``"f16"``).
 
         Its own bounds ``max_prompt_tokens``, ``max_output_tokens``, ``max_time_ms`` hold beside those of the model.
         """
