@@ -25,6 +25,7 @@
 #include <functional>
 #include <iterator>
 #include <memory>
+#include <mutex>
 #include <stdexcept>
 #include <string>
 #include <type_traits>
@@ -55,6 +56,19 @@
 #endif
 
 namespace mistral {
+
+/* The function that is told what the library has to say: one for the process, so one for all variants. */
+struct LogState {
+  std::mutex mutex;
+  void *function = nullptr;
+};
+
+/* Never destroyed: a Log may go later than anything else. */
+inline LogState &log_state() {
+  static LogState *const state = new LogState;
+  return *state;
+}
+
 inline namespace MISTRAL_VARIANT {
 
 #ifdef MISTRAL_CPP17
@@ -366,8 +380,8 @@ inline Returned<Buffer> devices() {
 }
 
 /*
- * Gives what the library has to say to a function, for the whole process, until this goes; there is one at a time. The
- * function may be called from any thread, several at once; what it throws is dropped.
+ * Gives what the library has to say to a function, for the whole process, until this goes or another one is set. The
+ * function may be called from any thread, several at once, and must neither set one nor end this; what it throws is dropped.
  */
 class Log {
  public:
@@ -376,7 +390,7 @@ class Log {
   static Returned<Log> set(Function function) {
     Log log;
     log.function_.reset(new Function(std::move(function)));
-    const mistral_status status = mistral_set_log(&Log::call, log.function_.get());
+    const mistral_status status = log.install();
     if (status != MISTRAL_OK) log.function_.reset();
     return detail::give(status, std::move(log));
   }
@@ -384,14 +398,32 @@ class Log {
   Log() noexcept = default;
   Log(Log &&) noexcept = default;
   Log &operator=(Log &&other) noexcept {
-    std::swap(function_, other.function_);
+    Log moved(std::move(other));
+    std::swap(function_, moved.function_);
     return *this;
   }
   ~Log() {
-    if (function_) (void)mistral_set_log(nullptr, nullptr);
+    if (!function_) return;
+    LogState &state = log_state();
+    const std::lock_guard<std::mutex> lock(state.mutex);
+    /* Another one may have been set since. */
+    if (state.function != function_.get()) return;
+    if (mistral_set_log(nullptr, nullptr) == MISTRAL_OK) {
+      state.function = nullptr;
+    } else {
+      /* It is still called. */
+      (void)function_.release();
+    }
   }
 
  private:
+  mistral_status install() {
+    LogState &state = log_state();
+    const std::lock_guard<std::mutex> lock(state.mutex);
+    const mistral_status status = mistral_set_log(&Log::call, function_.get());
+    if (status == MISTRAL_OK) state.function = function_.get();
+    return status;
+  }
   static void call(void *self, std::int32_t level, const char *message, std::size_t size) noexcept {
 #ifdef MISTRAL_NO_EXCEPTIONS
     (*static_cast<Function *>(self))(level, View(message, size));

@@ -1,6 +1,8 @@
 // mistral.hpp on a tiny model, in C++11 to C++20, with exceptions and without: interface MODEL
 #include <mistral.hpp>
 
+#include <dlfcn.h>
+
 #include <array>
 #include <atomic>
 #include <cstdio>
@@ -68,6 +70,18 @@ Error fails(Call call) {
 }
 #endif
 
+// What the library would call with a message; it has none while nothing fails.
+static mistral_log_fn log_function;
+static void *log_data;
+
+extern "C" mistral_status mistral_set_log(mistral_log_fn callback, void *user_data) {
+  using SetLog = mistral_status (*)(mistral_log_fn, void *);
+  static const SetLog library = reinterpret_cast<SetLog>(dlsym(RTLD_NEXT, "mistral_set_log"));
+  log_function = callback;
+  log_data = user_data;
+  return library(callback, user_data);
+}
+
 static bool has(const std::string &text, const char *part) { return text.find(part) != std::string::npos; }
 
 static void library() {
@@ -77,8 +91,41 @@ static void library() {
   CHECK(has(std::string(devices.view()), "cpu") && devices.size() == devices.str().size());
   Buffer moved = std::move(devices);
   CHECK(devices.size() == 0 && devices.data()[0] == 0 && moved.size() > 0);  // NOLINT: empty after a move, as promised
-  mistral::Log log = MUST(mistral::Log::set([](std::int32_t, View) {}));
-  mistral::Log other = std::move(log);
+}
+
+static void logs() {
+  using mistral::Log;
+  std::string told;
+  const auto named = [&](const char *name) { return [&told, name](std::int32_t, View text) { told += name + std::string(text); }; };
+  const auto tells = [&](const char *expected) {
+    told.clear();
+    if (log_function != nullptr) log_function(log_data, MISTRAL_LOG_ERROR, "!", 1);
+    return told == expected;
+  };
+  {
+    Log log = MUST(Log::set(named("a")));
+    CHECK(tells("a!"));
+    // The one that is replaced goes after the other was set.
+    log = MUST(Log::set(named("b")));
+    CHECK(tells("b!"));
+    Log other = MUST(Log::set(named("c")));
+    log = Log();
+    CHECK(tells("c!"));
+    log = std::move(other);
+    CHECK(tells("c!"));
+    other = MUST(Log::set(named("d")));
+    // It is empty after a move, so this ends what it had, and no more.
+    log = std::move(other);
+    CHECK(tells("d!"));
+    Log moved = std::move(log);
+    log = Log();
+    CHECK(tells("d!"));
+    moved = Log();
+    CHECK(log_function == nullptr);
+    log = MUST(Log::set(named("e")));
+    CHECK(tells("e!"));
+  }
+  CHECK(log_function == nullptr);
 }
 
 static void errors(const char *path) {
@@ -282,6 +329,7 @@ int main(int argc, char **argv) {
   moves_only<Model>();
   moves_only<Session>();
   library();
+  logs();
   errors(argv[1]);
   steering(argv[1]);
   const Model model = MUST(Model::open(argv[1]));
