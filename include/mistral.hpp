@@ -266,6 +266,13 @@ inline Returned<void> done(mistral_status status) {
 #endif
 }
 
+/* For what must not be NULL: an empty text or list is there, too. */
+inline const char *data(View text) noexcept { return text.size() == 0 ? "" : text.data(); }
+inline const std::uint32_t *data(TokenView tokens) noexcept {
+  static const std::uint32_t none = 0;
+  return tokens.size() == 0 ? &none : tokens.data();
+}
+
 /* Nothing is called. */
 struct Silent {
   template <class Argument>
@@ -381,7 +388,8 @@ inline Returned<Buffer> devices() {
 
 /*
  * Gives what the library has to say to a function, for the whole process, until this goes or another one is set. The
- * function may be called from any thread, several at once, and must neither set one nor end this; what it throws is dropped.
+ * function may be called from any thread, several at once; it must neither set one nor end this, and what it throws is
+ * dropped.
  */
 class Log {
  public:
@@ -567,8 +575,9 @@ class Session {
   template <class F = const detail::Silent>
   Returned<void> prefill(TokenView tokens, const Cancel *cancel = nullptr, F &&on_progress = F()) {
     detail::CallbackOf<F> callback(on_progress);
-    const mistral_status status = mistral_prefill(handle_.get(), tokens.data(), tokens.size(), Cancel::get(cancel),
-                                                  callback.progress(), &callback);
+    const mistral_status status =
+        mistral_prefill(handle_.get(), detail::data(tokens), tokens.size(), Cancel::get(cancel), callback.progress(),
+                        &callback);
     return detail::done(callback.finish(status));
   }
   /* One for each token of the model's vocabulary. */
@@ -610,15 +619,15 @@ class Session {
   /* Answers a chat-completions request; what the session holds of the conversation already is not evaluated again. */
   Returned<Buffer> chat(View request, const Cancel *cancel = nullptr) {
     return detail::buffer([&](mistral_buf **out) {
-      return mistral_session_chat(handle_.get(), request.data(), request.size(), Cancel::get(cancel), nullptr, nullptr,
-                                  out);
+      return mistral_session_chat(handle_.get(), detail::data(request), request.size(), Cancel::get(cancel), nullptr,
+                                  nullptr, out);
     });
   }
   /* The same for a request with `"stream": true`: `on_chunk` is given each chunk, a View of JSON. */
   template <class F>
   Returned<Buffer> chat(View request, const Cancel *cancel, F &&on_chunk) {
     return detail::streamed(on_chunk, [&](mistral_chunk_fn function, void *user_data, mistral_buf **out) {
-      return mistral_session_chat(handle_.get(), request.data(), request.size(), Cancel::get(cancel), function,
+      return mistral_session_chat(handle_.get(), detail::data(request), request.size(), Cancel::get(cancel), function,
                                   user_data, out);
     });
   }
@@ -637,7 +646,7 @@ class Model {
                               F &&on_progress = F()) {
     detail::CallbackOf<F> callback(on_progress);
     mistral_model *out = nullptr;
-    const mistral_status status = mistral_model_open(path.data(), path.size(), options.data(), options.size(),
+    const mistral_status status = mistral_model_open(detail::data(path), path.size(), options.data(), options.size(),
                                                      Cancel::get(cancel), callback.progress(), &callback, &out);
     Model model(out);
     return detail::give(callback.finish(status), std::move(model));
@@ -646,7 +655,7 @@ class Model {
   /* What opening a model would take, as JSON: its weights are not read. */
   static Returned<Buffer> estimate(View path, View options = View()) {
     return detail::buffer([&](mistral_buf **out) {
-      return mistral_model_estimate(path.data(), path.size(), options.data(), options.size(), out);
+      return mistral_model_estimate(detail::data(path), path.size(), options.data(), options.size(), out);
     });
   }
 
@@ -670,7 +679,7 @@ class Model {
     detail::CallbackOf<F> callback(on_progress);
     mistral_session *out = nullptr;
     const mistral_status status =
-        mistral_session_load(handle_.get(), saved.data(), saved.size(), options.data(), options.size(),
+        mistral_session_load(handle_.get(), detail::data(saved), saved.size(), options.data(), options.size(),
                              Cancel::get(cancel), callback.progress(), &callback, &out);
     Session session(out);
     return detail::give(callback.finish(status), std::move(session));
@@ -680,7 +689,7 @@ class Model {
     /* Hardly any text has more tokens than bytes. */
     return detail::array<std::uint32_t>(
         text.size() + 2, [&](std::uint32_t *tokens, std::size_t capacity, std::size_t *count) {
-          return mistral_encode(handle_.get(), text.data(), text.size(), options.data(), options.size(), tokens,
+          return mistral_encode(handle_.get(), detail::data(text), text.size(), options.data(), options.size(), tokens,
                                 capacity, count);
         });
   }
@@ -693,34 +702,37 @@ class Model {
   /* Answers a chat-completions request; the response is JSON like it. */
   Returned<Buffer> chat(View request, const Cancel *cancel = nullptr) const {
     return detail::buffer([&](mistral_buf **out) {
-      return mistral_chat(handle_.get(), request.data(), request.size(), Cancel::get(cancel), nullptr, nullptr, out);
+      return mistral_chat(handle_.get(), detail::data(request), request.size(), Cancel::get(cancel), nullptr, nullptr,
+                          out);
     });
   }
   /* The same for a request with `"stream": true`: `on_chunk` is given each chunk, a View of JSON. */
   template <class F>
   Returned<Buffer> chat(View request, const Cancel *cancel, F &&on_chunk) const {
     return detail::streamed(on_chunk, [&](mistral_chunk_fn function, void *user_data, mistral_buf **out) {
-      return mistral_chat(handle_.get(), request.data(), request.size(), Cancel::get(cancel), function, user_data, out);
+      return mistral_chat(handle_.get(), detail::data(request), request.size(), Cancel::get(cancel), function,
+                          user_data, out);
     });
   }
   /* The tokens that the model reads for a request, and their text. */
   Returned<std::vector<std::uint32_t>> chat_encode(View request, View options = View()) const {
     return detail::array<std::uint32_t>(
         request.size(), [&](std::uint32_t *tokens, std::size_t capacity, std::size_t *count) {
-          return mistral_chat_encode(handle_.get(), request.data(), request.size(), options.data(), options.size(),
-                                     tokens, capacity, count);
+          return mistral_chat_encode(handle_.get(), detail::data(request), request.size(), options.data(),
+                                     options.size(), tokens, capacity, count);
         });
   }
   Returned<Buffer> chat_render(View request, View options = View()) const {
     return detail::buffer([&](mistral_buf **out) {
-      return mistral_chat_render(handle_.get(), request.data(), request.size(), options.data(), options.size(), out);
+      return mistral_chat_render(handle_.get(), detail::data(request), request.size(), options.data(), options.size(),
+                                 out);
     });
   }
   /* What the model has written, as text or as tokens, as a message: JSON. */
   Returned<Buffer> chat_parse(View text, View options = View()) const {
     return detail::buffer([&](mistral_buf **out) {
-      return mistral_chat_parse(handle_.get(), text.data(), text.size(), nullptr, 0, options.data(), options.size(),
-                                out);
+      return mistral_chat_parse(handle_.get(), detail::data(text), text.size(), nullptr, 0, options.data(),
+                                options.size(), out);
     });
   }
   Returned<Buffer> chat_parse(TokenView tokens, View options = View()) const {
@@ -733,14 +745,14 @@ class Model {
   Returned<std::vector<std::uint32_t>> fim_encode(View prompt, View suffix) const {
     return detail::array<std::uint32_t>(
         prompt.size() + suffix.size() + 4, [&](std::uint32_t *tokens, std::size_t capacity, std::size_t *count) {
-          return mistral_fim_encode(handle_.get(), prompt.data(), prompt.size(), suffix.data(), suffix.size(), tokens,
-                                    capacity, count);
+          return mistral_fim_encode(handle_.get(), detail::data(prompt), prompt.size(), detail::data(suffix),
+                                    suffix.size(), tokens, capacity, count);
         });
   }
   /* One vector for all tokens. */
   Returned<std::vector<float>> embed(TokenView tokens, View options = View(), const Cancel *cancel = nullptr) const {
     return detail::array<float>(0, [&](float *embedding, std::size_t capacity, std::size_t *count) {
-      return mistral_embed(handle_.get(), tokens.data(), tokens.size(), options.data(), options.size(),
+      return mistral_embed(handle_.get(), detail::data(tokens), tokens.size(), options.data(), options.size(),
                            Cancel::get(cancel), embedding, capacity, count);
     });
   }
@@ -756,8 +768,8 @@ Returned<Buffer> verify(View path, View options, const Cancel *cancel = nullptr,
   detail::CallbackOf<F> callback(on_progress);
   mistral_buf *out = nullptr;
   const mistral_status status =
-      mistral_verify(path.data(), path.size(), options.data(), options.size(), Cancel::get(cancel), callback.progress(),
-                     &callback, &out);
+      mistral_verify(detail::data(path), path.size(), detail::data(options), options.size(), Cancel::get(cancel),
+                     callback.progress(), &callback, &out);
   Buffer report(out);
   return detail::give(callback.finish(status), std::move(report));
 }
@@ -768,8 +780,8 @@ Returned<Buffer> audit_verify(View path, View options = View(), const Cancel *ca
   detail::CallbackOf<F> callback(on_progress);
   mistral_buf *out = nullptr;
   const mistral_status status =
-      mistral_audit_verify(path.data(), path.size(), options.data(), options.size(), Cancel::get(cancel), callback.progress(),
-                           &callback, &out);
+      mistral_audit_verify(detail::data(path), path.size(), options.data(), options.size(), Cancel::get(cancel),
+                           callback.progress(), &callback, &out);
   Buffer report(out);
   return detail::give(callback.finish(status), std::move(report));
 }

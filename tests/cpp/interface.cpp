@@ -96,7 +96,9 @@ static void library() {
 static void logs() {
   using mistral::Log;
   std::string told;
-  const auto named = [&](const char *name) { return [&told, name](std::int32_t, View text) { told += name + std::string(text); }; };
+  const auto named = [&](const char *name) {
+    return [&told, name](std::int32_t, View message) { told += name + std::string(message); };
+  };
   const auto tells = [&](const char *expected) {
     told.clear();
     if (log_function != nullptr) log_function(log_data, MISTRAL_LOG_ERROR, "!", 1);
@@ -173,6 +175,27 @@ static void text(const Model &model) {
   CHECK(MUST(model.encode(std::string_view("hello"))).size() == 3);
 #endif
   CHECK(has(MUST(model.info()).str(), "vocab_size"));
+}
+
+// Without an address, they are not the same as nothing.
+static void empty_texts_and_lists(const Model &model) {
+  const std::vector<std::uint32_t> none;
+  CHECK(MUST(model.encode(View())).empty() && MUST(model.encode("")).empty() && MUST(model.decode(none)).size() == 0);
+  CHECK(MUST(model.chat_parse(View())).str() == MUST(model.chat_parse("")).str());
+  CHECK(fails([&] { return model.fim_encode("a", View()); }).status() == MISTRAL_E_UNSUPPORTED);
+  CHECK(fails([&] { return model.fim_encode(View(), "a"); }).status() == MISTRAL_E_UNSUPPORTED);
+  CHECK(fails([&] { return model.embed(none); }).status() == MISTRAL_E_ARGUMENT);
+  CHECK(fails([&] { return model.chat(View()); }).status() == MISTRAL_E_ARGUMENT);
+  CHECK(fails([&] { return model.chat_encode(View()); }).status() == MISTRAL_E_ARGUMENT);
+  CHECK(fails([&] { return model.chat_render(View()); }).status() == MISTRAL_E_ARGUMENT);
+  CHECK(fails([&] { return model.load_session(View()); }).status() == MISTRAL_E_FORMAT);
+  Session session = MUST(model.session());
+  CHECK(fails([&] { return session.prefill(none); }).status() == MISTRAL_E_ARGUMENT);
+  CHECK(fails([&] { return session.chat(View()); }).status() == MISTRAL_E_ARGUMENT);
+  CHECK(fails([] { return Model::open(View()); }).status() == MISTRAL_E_IO);
+  CHECK(fails([] { return Model::estimate(View()); }).status() == MISTRAL_E_IO);
+  CHECK(fails([] { return mistral::audit_verify(View()); }).status() == MISTRAL_E_INTEGRITY);
+  CHECK(fails([] { return mistral::verify(View(), View()); }).status() == MISTRAL_E_ARGUMENT);
 }
 
 static void chat_formats(const Model &model) {
@@ -334,6 +357,7 @@ int main(int argc, char **argv) {
   steering(argv[1]);
   const Model model = MUST(Model::open(argv[1]));
   text(model);
+  empty_texts_and_lists(model);
   chat_formats(model);
   generating(model);
   sessions(argv[1], model);
