@@ -183,6 +183,7 @@ impl Session {
         self.check_room(prompt.tokens.len())?;
         let seed = options.sampling.seed;
         let mut reply = Reply::new(request);
+        let mut host = Host { on_chunk, control };
         // The names of tool calls are read by the model in the next turn: they depend on what this one was given, not on the time.
         let named_by = Written::Tokens(&prompt.tokens).digest();
         let mut first_kept = None;
@@ -190,24 +191,38 @@ impl Session {
             options.sampling.seed = seed.wrapping_add(n);
             let kept = self.rewind_to_prefix(&prompt.tokens);
             first_kept.get_or_insert(kept);
-            let generation = self.generate(&prompt.tokens[kept..], &options, control);
+            let generation = self.generate(&prompt.tokens[kept..], &options, host.control);
             let mut generation = generation.map_err(|error| of_request(error, request))?;
             let mut choice = Choice::new(&reply, &model, &prompt, (index, named_by ^ options.sampling.seed));
-            reply.send(on_chunk, index, response::first_delta(), None, Value::Null);
-            while let Some(event) = generation.next(control) {
+            reply.send(&mut host, index, response::first_delta(), None, Value::Null)?;
+            while let Some(event) = generation.next(host.control) {
                 let (deltas, mut logprobs) = choice.add(&event?);
                 for delta in deltas {
-                    reply.send(on_chunk, index, delta, None, logprobs.take());
+                    reply.send(&mut host, index, delta, None, logprobs.take())?;
                 }
             }
             reply.usage.completion += generation.generated() as u64;
-            reply.end(on_chunk, choice);
+            reply.end(&mut host, choice)?;
             if request.sidecar {
-                reply.mark_last(&model, control)?;
+                reply.mark_last(&model, host.control)?;
             }
         }
         reply.usage.prompt = prompt.tokens.len() as u64;
-        Ok(reply.finish(on_chunk, first_kept.unwrap_or(0)))
+        reply.finish(&mut host, first_kept.unwrap_or(0))
+    }
+}
+
+/// Whom an answer goes to.
+struct Host<'h, 'c> {
+    on_chunk: &'h mut dyn FnMut(Value),
+    control: &'h mut Control<'c>,
+}
+
+impl Host<'_, '_> {
+    /// Gives a chunk to the host, which may stop the call from within, also at the last one.
+    fn take(&mut self, chunk: Value) -> Result<()> {
+        (self.on_chunk)(chunk);
+        self.control.check()
     }
 }
 
@@ -300,29 +315,31 @@ impl Reply {
     /// A piece of the stream, if one was asked for.
     fn send(
         &self,
-        on_chunk: &mut dyn FnMut(Value),
+        host: &mut Host<'_, '_>,
         index: usize,
         delta: Value,
         finish: Option<response::FinishReason>,
         logprobs: Value,
-    ) {
-        if self.stream {
-            on_chunk(response::chunk(self.head(), index, delta, finish, logprobs));
+    ) -> Result<()> {
+        if !self.stream {
+            return Ok(());
         }
+        host.take(response::chunk(self.head(), index, delta, finish, logprobs))
     }
 
     /// The last pieces of a choice, and its place in the whole.
-    fn end(&mut self, on_chunk: &mut dyn FnMut(Value), choice: Choice<'_>) {
+    fn end(&mut self, host: &mut Host<'_, '_>, choice: Choice<'_>) -> Result<()> {
         let (events, answer) = choice.parser.finish();
         for delta in events.iter().filter_map(response::delta) {
-            self.send(on_chunk, choice.index, delta, None, Value::Null);
+            self.send(host, choice.index, delta, None, Value::Null)?;
         }
         // The APIs know no full context: it is a length that was reached.
         let cut = matches!(choice.finish, Some(FinishReason::Length | FinishReason::ContextFull));
         let finish = response::FinishReason::of(&answer, cut);
-        self.send(on_chunk, choice.index, Value::Object(Map::new()), Some(finish), Value::Null);
+        self.send(host, choice.index, Value::Object(Map::new()), Some(finish), Value::Null)?;
         let logprobs = if self.logprobs { response::logprobs(&choice.logprobs) } else { Value::Null };
         self.choices.push(response::choice(choice.index, &answer, finish, logprobs));
+        Ok(())
     }
 
     /// Puts its mark beside the last choice.
@@ -333,14 +350,14 @@ impl Reply {
         Ok(())
     }
 
-    fn finish(mut self, on_chunk: &mut dyn FnMut(Value), cached: usize) -> Value {
+    fn finish(mut self, host: &mut Host<'_, '_>, cached: usize) -> Result<Value> {
         if self.stream && self.include_usage {
-            on_chunk(response::usage_chunk(self.head(), self.usage));
+            host.take(response::usage_chunk(self.head(), self.usage))?;
         }
         let choices = std::mem::take(&mut self.choices);
         let mut whole = response::completion(self.head(), choices, self.usage);
         whole["usage"]["prompt_tokens_details"] = json!({"cached_tokens": cached});
-        whole
+        Ok(whole)
     }
 }
 

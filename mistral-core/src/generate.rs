@@ -306,7 +306,13 @@ impl Prepared {
         };
         // The output layer of some models has more rows than the tokenizer has tokens.
         let known = (token as usize) < self.text_tokens;
-        let step = self.stops.push(&if known { decoder.push(token)? } else { String::new() });
+        let text = if known { decoder.push(token)? } else { String::new() };
+        let parts = known && decoder.parts_text_at(token);
+        let mut step = self.stops.push(&text);
+        // What was held back stands before the control token: no stop text reaches over it.
+        if parts && step.stop.is_none() {
+            step.text += &self.stops.finish();
+        }
         Ok((step.text, step.stop.is_some()))
     }
 

@@ -268,6 +268,30 @@ fn ask_plain(model: &Arc<Model>, request: &Value) -> Result<Value, Error> {
     model.chat(request, &mut |_| (), &mut Control::none())
 }
 
+/// Text that is held back for a stop text belongs before the control token that follows, and no stop text reaches over one.
+#[test]
+fn a_control_token_ends_what_a_stop_text_may_match() {
+    let model = tekken(Version::V13, 36);
+    let id = |name: &str| model.tokenizer().unwrap().special(name).unwrap();
+    let (calls, args, think) = (id("[TOOL_CALLS]"), id("[ARGS]"), id("[THINK]"));
+    let of = |lark: String, stop: &str| {
+        let more = json!({"response_format": {"type": "lark", "lark": lark}, "stop": [stop]});
+        ask(&model, &request(0, more)).unwrap()
+    };
+    let call = |before: &str, name: &str| format!("start: \"{before}\" <[{calls}]> \"{name}\" <[{args}]> \"{{}}\"");
+    for (before, name) in [("Calling U", "f"), ("Us", "er:")] {
+        let choice = of(call(before, name), "User:");
+        assert_eq!(choice["message"]["content"], before, "{choice}");
+        assert_eq!(choice["finish_reason"], "tool_calls", "{choice}");
+        assert_eq!(self::calls(&choice)[0]["function"]["name"], name, "{choice}");
+    }
+    let choice = of(format!("start: \"x U\" <[{think}]> \"thought\""), "User:");
+    assert_eq!((&choice["message"]["content"], &choice["message"]["reasoning_content"]), (&json!("x U"), &json!("thought")));
+    // After the control token, texts match anew.
+    let choice = of(format!("start: \"Us\" <[{think}]> \"a User: b\""), "User:");
+    assert_eq!((&choice["message"]["content"], &choice["message"]["reasoning_content"]), (&json!("Us"), &json!("a ")));
+}
+
 #[test]
 fn every_choice_obeys() {
     let model = tekken(Version::V7, 20);

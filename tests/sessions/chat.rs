@@ -7,7 +7,7 @@ use mistral_core::config::{FeedForwardConfig, LayerConfig, ModelConfig, RopeConf
 use mistral_core::quant::Format;
 use mistral_core::testing;
 use mistral_core::tokenizer::Tokenizer;
-use mistral_core::{Control, Error, Model, ModelOptions};
+use mistral_core::{CancelToken, Control, Error, Model, ModelOptions};
 use serde_json::{Value, json};
 
 use crate::support::fixture;
@@ -129,4 +129,32 @@ fn an_answer_that_asks_for_it_is_marked_as_generated() {
     request["sidecar"] = false.into();
     let response = model.chat(&request, &mut chunks, &mut Control::none()).unwrap();
     assert!(response["choices"][0].get("sidecar").is_none());
+}
+
+/// A host stops the call from within its function, at whichever chunk: there is no further one, and no answer.
+#[test]
+fn every_chunk_can_be_the_last() {
+    let folder = temp();
+    let model = chat_model(folder.path(), true);
+    let request = json!({"messages": [user("hello")], "max_tokens": 3, "n": 2, "ignore_eos": true, "stream": true,
+        "stream_options": {"include_usage": true}});
+    let stopped_at = |last: usize| {
+        let (cancel, mut chunks) = (CancelToken::new(), 0);
+        let mut on_chunk = |_| {
+            chunks += 1;
+            if chunks == last {
+                cancel.cancel();
+            }
+        };
+        let answer = model.chat(&request, &mut on_chunk, &mut Control::none().with_cancel(&cancel));
+        (answer.map(drop), chunks)
+    };
+    let (answer, all) = stopped_at(usize::MAX);
+    answer.unwrap();
+    assert!(all >= 2 * 2 + 1, "{all} chunks");
+    for last in 1..=all {
+        let (answer, chunks) = stopped_at(last);
+        assert!(matches!(answer, Err(Error::Cancelled)), "chunk {last} of {all}: {answer:?}");
+        assert_eq!(chunks, last);
+    }
 }

@@ -56,6 +56,11 @@ impl<T: Borrow<Tokenizer>> StreamDecoder<T> {
         Ok(text)
     }
 
+    /// Whether `id` is no text but stands between texts: a control token, unless its name is written.
+    pub(crate) fn parts_text_at(&self, id: u32) -> bool {
+        self.skip_special && self.tokenizer.borrow().is_control(id)
+    }
+
     /// The end of the text: what is left of an incomplete character becomes U+FFFD. The decoder is then as new.
     pub fn finish(&mut self) -> String {
         let mut text = String::new();
