@@ -14,7 +14,7 @@ use crate::chat::guard::{self, MAX_NESTING};
 use crate::chat::json::{Dialect, Json, Style};
 use crate::chat::message::{Chunk, Content, Message, NO_ID, Role};
 use crate::chat::request::ChatRequest;
-use crate::chat::strftime::strftime;
+use crate::chat::strftime::{self, strftime};
 use crate::error::{Error, Result};
 use crate::tokenizer::TokenizerVersion;
 
@@ -36,7 +36,41 @@ const NAME: &str = "chat_template";
 pub struct ChatTemplate {
     env: Environment<'static>,
     source: String,
+    reads: Reads,
     variables: Vec<(String, String)>,
+}
+
+/// What a template does with the content of a message, as far as its source tells.
+#[derive(Clone, Copy, Debug)]
+struct Reads {
+    /// It asks whether there is any.
+    none: bool,
+    /// It takes a list of chunks.
+    chunks: bool,
+    /// It takes thinking as one of them.
+    thinking: bool,
+}
+
+impl Reads {
+    fn of(source: &str) -> Self {
+        // `message['content']`, `message["content"]` and `message.content` are the same.
+        let plain = source.replace(['\'', '"', ']'], "").replace('[', ".");
+        let reads = |words: &[&str]| words.iter().any(|words| plain.contains(words));
+        let thinking = reads(&["type == thinking"]);
+        Self {
+            none: reads(&["content is none", "content is not none"]),
+            chunks: thinking || reads(&["type == text"]),
+            thinking,
+        }
+    }
+}
+
+/// The prompt that a template makes of a request.
+#[derive(Debug)]
+pub(crate) struct TemplatePrompt {
+    pub text: String,
+    /// The start of the answer as it stands at the end of the text, where the request gives one.
+    pub prefix: Option<String>,
 }
 
 /// What a template is given beside the request.
@@ -70,18 +104,51 @@ impl ChatTemplate {
         guard::install(&mut env, 0);
         env.add_template_owned(NAME, guard::prepare(source)?).map_err(|e| compile_error(&e))?;
         let variables = variables.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        Ok(Self { env, source: source.to_owned(), variables })
+        Ok(Self { env, source: source.to_owned(), reads: Reads::of(source), variables })
     }
 
     /// Writes a request as the prompt that the template makes of it, special tokens in their text form.
     ///
     /// [`Error::Limit`] for a template that runs, recurses, writes or allocates without end; [`Error::Argument`] for a
-    /// request that the template refuses; [`Error::Unsupported`] for tools or a reasoning effort that it does not mention.
+    /// request that the template refuses; [`Error::Unsupported`] for tools, a reasoning effort or thinking that it does not mention.
     pub fn render(&self, request: &ChatRequest, options: RenderOptions) -> Result<String> {
+        self.prompt(request, options).map(|prompt| prompt.text)
+    }
+
+    /// As [`ChatTemplate::render`], with the start of the answer.
+    pub(crate) fn prompt(&self, request: &ChatRequest, options: RenderOptions) -> Result<TemplatePrompt> {
         self.refuse_unmentioned(request)?;
-        let prefix = request.messages.last().filter(|m| m.role == Role::Assistant && m.prefix);
+        if !request.messages.last().is_some_and(|m| m.role == Role::Assistant && m.prefix) {
+            let text = self.write(request, !options.no_generation_prompt, options)?;
+            return Ok(TemplatePrompt { text, prefix: None });
+        }
+        // As `continue_final_message` of transformers does: what the template writes before the mark is the prompt.
+        let mark = self.mark(request);
+        let mut marked = request.clone();
+        let given = marked.messages.last_mut().and_then(last_text).map(|text| {
+            let given = text.clone();
+            text.extend([&mark, "\t"]);
+            given
+        });
+        let prompt = match given {
+            Some(given) => cut_at(self.write(&marked, false, options)?, &given, &mark),
+            None => None,
+        };
+        prompt.ok_or_else(|| {
+            Error::unsupported("field", "prefix", "templates that write the text of the assistant unchanged")
+        })
+    }
+
+    /// A text that is nowhere in the request or the template.
+    fn mark(&self, request: &ChatRequest) -> String {
+        let request = format!("{request:?}");
+        let marks = (0..=u64::MAX).map(|n| format!("CONTINUE_HERE_{n}"));
+        let mut new = marks.filter(|mark| !request.contains(mark) && !self.source.contains(mark));
+        new.next().unwrap_or_default()
+    }
+
+    fn write(&self, request: &ChatRequest, generate: bool, options: RenderOptions) -> Result<String> {
         let size = request_size(request);
-        let generate = prefix.is_none() && !options.no_generation_prompt;
         let context = self.context(request, generate)?;
 
         let raised = std::sync::Arc::new(std::sync::Mutex::new(None::<String>));
@@ -102,12 +169,8 @@ impl ChatTemplate {
         let output = output.into_inner();
         let raised = raised.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
         result.map_err(|e| self.render_error(&e, raised.as_deref(), &output))?;
-        let text = String::from_utf8(output.bytes)
-            .map_err(|_| Error::Internal("a template wrote a broken character".into()))?;
-        match prefix {
-            Some(message) => cut_after(text, message),
-            None => Ok(text),
-        }
+        String::from_utf8(output.bytes)
+            .map_err(|_| Error::Internal("a template wrote a broken character".into()))
     }
 
     /// The format of Mistral's in which answers to this template come, by the control tokens that it writes; none for the
@@ -137,11 +200,20 @@ impl ChatTemplate {
             let there = "what the chat template of this model mentions";
             return Err(Error::unsupported("field", "reasoning_effort", there));
         }
+        let thinks = |chunk: &Chunk| matches!(chunk, Chunk::Think { text, .. } if !text.is_empty());
+        for (i, message) in request.messages.iter().enumerate() {
+            // A field of the assistant's messages, in those templates that know it.
+            let field = message.role == Role::Assistant && !unmentioned("reasoning_content");
+            if !self.reads.thinking && !field && message.chunks().iter().any(thinks) {
+                let there = "what the chat template of this model mentions";
+                return Err(Error::unsupported("chunk", format!("thinking in messages[{i}]"), there));
+            }
+        }
         Ok(())
     }
 
     fn context(&self, request: &ChatRequest, generate: bool) -> Result<Value> {
-        let messages = request.messages.iter().enumerate().map(|(i, m)| message_value(m, i));
+        let messages = request.messages.iter().enumerate().map(|(i, m)| message_value(m, i, self.reads));
         let messages: Vec<Value> = messages.collect::<Result<_>>()?;
         let mut context: Vec<(String, Value)> = vec![
             ("messages".into(), Value::from(messages)),
@@ -185,6 +257,10 @@ impl ChatTemplate {
                 "a conversation that it takes",
             );
         }
+        if error.detail() == Some(strftime::UNSUPPORTED) {
+            let found = format!("another one in the {place}");
+            return Error::unsupported("field of strftime", found, strftime::FIELDS);
+        }
         if error.kind() == ErrorKind::UnknownFunction
             && error.detail().is_some_and(|d| d.contains("strftime_now"))
         {
@@ -223,16 +299,29 @@ fn compile_error(error: &minijinja::Error) -> Error {
     )
 }
 
-/// Ends the prompt after the text of the message that the answer goes on from.
-fn cut_after(mut text: String, message: &Message) -> Result<String> {
-    let content = flat_content(message);
-    let content = content.trim();
-    let start = text.rfind(content).filter(|_| !content.is_empty());
-    let start = start.ok_or_else(|| {
-        Error::unsupported("field", "prefix", "templates that write the text of the assistant unchanged")
-    })?;
-    text.truncate(start + content.len());
-    Ok(text)
+/// The text at the end of a message, which an answer can go on from.
+fn last_text(message: &mut Message) -> Option<&mut String> {
+    let text = match &mut message.content {
+        Some(Content::Text(text)) => text,
+        Some(Content::Chunks(chunks)) => match chunks.last_mut() {
+            Some(Chunk::Text(text)) => text,
+            _ => return None,
+        },
+        None => return None,
+    };
+    Some(text).filter(|text| !text.is_empty() && message.tool_calls.is_empty())
+}
+
+/// Ends a prompt before the mark that followed `given`, the text that the answer goes on from.
+fn cut_at(mut text: String, given: &str, mark: &str) -> Option<TemplatePrompt> {
+    let end = text.rfind(mark)?;
+    // A template that trims the text took the tab after the mark, and would have taken the space before it.
+    let trims = !text[end + mark.len()..].starts_with('\t');
+    text.truncate(end);
+    let written = [given, given.trim_start()].into_iter().find(|given| text.ends_with(given))?;
+    let kept = if trims { written.trim_end() } else { written };
+    text.truncate(end - (written.len() - kept.len()));
+    Some(TemplatePrompt { text, prefix: Some(kept.to_owned()) })
 }
 
 /// Text and arguments of a request, in bytes.
@@ -245,7 +334,7 @@ fn request_size(request: &ChatRequest) -> usize {
     request.messages.iter().map(message).sum::<usize>() + tools
 }
 
-/// The text of a message. Templates expect one string; vLLM and llama.cpp join the text chunks with a newline.
+/// The text of a message. Most templates expect one string; vLLM and llama.cpp join the text chunks with a newline.
 fn flat_content(message: &Message) -> String {
     match &message.content {
         None => String::new(),
@@ -268,7 +357,44 @@ fn reasoning(message: &Message) -> String {
     thoughts.collect::<Vec<_>>().join("\n")
 }
 
-fn message_value(message: &Message, index: usize) -> Result<Value> {
+/// The content of a message as a template takes it. None at all is an empty text, as for vLLM, to all that do not ask for it: many add
+/// to it.
+fn content_value(message: &Message, reads: Reads) -> Value {
+    let chunks: Vec<&Chunk> = match &message.content {
+        None if reads.none => return Value::from(()),
+        Some(Content::Chunks(chunks)) if reads.chunks => {
+            chunks.iter().filter(|c| is_given(c, reads)).collect()
+        }
+        _ => Vec::new(),
+    };
+    match chunks[..] {
+        [] | [Chunk::Text(_)] => Value::from(flat_content(message)),
+        _ => Value::from(chunks.into_iter().map(chunk_value).collect::<Vec<_>>()),
+    }
+}
+
+/// Whether a chunk is in the list that a template gets.
+fn is_given(chunk: &Chunk, reads: Reads) -> bool {
+    match chunk {
+        Chunk::Text(_) => true,
+        Chunk::Think { text, .. } => reads.thinking && !text.is_empty(),
+        Chunk::Image | Chunk::Audio => false,
+    }
+}
+
+fn chunk_value(chunk: &Chunk) -> Value {
+    let kind = ("type", Value::from(chunk.name()));
+    match chunk {
+        Chunk::Text(text) => Value::from_pairs([kind, ("text", Value::from(text.as_str()))]),
+        Chunk::Think { text, closed } => {
+            let closed = ("closed", Value::from(*closed));
+            Value::from_pairs([kind, ("thinking", Value::from(text.as_str())), closed])
+        }
+        Chunk::Image | Chunk::Audio => Value::from_pairs([kind]),
+    }
+}
+
+fn message_value(message: &Message, index: usize, reads: Reads) -> Result<Value> {
     if let Some(media) = message.chunks().iter().find(|c| matches!(c, Chunk::Image | Chunk::Audio)) {
         return Err(Error::unsupported(
             "chunk",
@@ -277,9 +403,9 @@ fn message_value(message: &Message, index: usize) -> Result<Value> {
         ));
     }
     let mut fields: Vec<(&str, Value)> =
-        vec![("role", Value::from(message.role.as_str())), ("content", Value::from(flat_content(message)))];
+        vec![("role", Value::from(message.role.as_str())), ("content", content_value(message, reads))];
     let thoughts = reasoning(message);
-    if !thoughts.is_empty() {
+    if !thoughts.is_empty() && !reads.thinking {
         fields.push(("reasoning_content", Value::from(thoughts)));
     }
     if !message.tool_calls.is_empty() {

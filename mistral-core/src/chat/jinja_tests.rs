@@ -56,6 +56,16 @@ fn render(template: &str, request: &str) -> Result<String> {
     ChatTemplate::compile(template, &tokens)?.render(&request, RenderOptions::default())
 }
 
+fn render_at(template: &str, request: &str, local_time: i64) -> Result<String> {
+    let options = RenderOptions { local_time: Some(local_time), ..RenderOptions::default() };
+    ChatTemplate::compile(template, &[])?.render(&ChatRequest::from_json(request)?, options)
+}
+
+/// The conversation that ends with `message` of the assistant.
+fn conversation(message: &str) -> String {
+    format!(r#"{{"messages": [{{"role": "user", "content": "CONTINUE_HERE_0"}}, {message}]}}"#)
+}
+
 #[test]
 fn chatml() {
     let expected = "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n\
@@ -63,8 +73,97 @@ fn chatml() {
     assert_eq!(render(CHATML, HELLO).unwrap(), expected);
     let request = r#"{"messages": [{"role": "system", "content": "S"}, {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}, {"role": "assistant", "content": "So ", "prefix": true}]}"#;
     let expected =
-        "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\na\nb<|im_end|>\n<|im_start|>assistant\nSo";
+        "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\na\nb<|im_end|>\n<|im_start|>assistant\nSo ";
     assert_eq!(render(CHATML, request).unwrap(), expected);
+}
+
+#[test]
+fn an_answer_goes_on_where_its_beginning_ends() {
+    let prefix =
+        |text: &str| conversation(&format!(r#"{{"role": "assistant", "content": {text}, "prefix": true}}"#));
+    let trims = CHATML.replace("message['content']", "message['content'] | trim");
+    // Texts of the template itself among them, and white space.
+    for (text, given) in
+        [("|", "|"), ("end", "end"), ("im_end|>", "im_end|>"), (r" a\n ", " a\n "), (" ", " ")]
+    {
+        let request = prefix(&format!("\"{text}\""));
+        for (template, given) in [(CHATML, given), (trims.as_str(), given.trim())] {
+            let text = render(template, &request).unwrap();
+            assert_eq!(text.rsplit_once("assistant\n").unwrap().1, given, "{template}");
+        }
+    }
+    // The last chunk, also where it is in a list of them.
+    let chunks = prefix(r#"[{"type": "text", "text": "a"}, {"type": "text", "text": "b "}]"#);
+    let lists = "{% for m in messages %}{% if m.content is string %}{{ m.content }}{% else %}{% for c in m.content %}{% if c.type == 'text' %}[{{ c.text }}]{% endif %}{% endfor %}{% endif %}{% endfor %}";
+    assert!(render(CHATML, &chunks).unwrap().ends_with("assistant\na\nb "));
+    assert_eq!(render(lists, &chunks).unwrap(), "CONTINUE_HERE_0[a][b ");
+    for template in [
+        "{{ messages[1].content | upper }}",
+        "x",
+        "{{ messages[1].content.split('b')[1] }}",
+        "{{ messages[1].role }}",
+    ] {
+        let error = render(template, &prefix(r#""abc""#)).unwrap_err();
+        assert!(matches!(error, Error::Unsupported { .. }), "{template}: {error}");
+    }
+    for content in ["\"\"", "null", "[]"] {
+        assert!(matches!(render(CHATML, &prefix(content)), Err(Error::Unsupported { .. })), "{content}");
+    }
+}
+
+/// As transformers and vLLM have it.
+#[test]
+fn content_that_is_absent() {
+    let call = r#"{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]}"#;
+    for (template, expected) in [
+        ("{% if messages[1]['content'] is none %}none{% else %}some{% endif %}", "none"),
+        ("{% if messages[1].content is not none %}some{% else %}none{% endif %}", "none"),
+        ("<{{ messages[1].content + '>' }}", "<>"),
+        ("<{{ messages[1]['content'] }}>", "<>"),
+    ] {
+        assert_eq!(render(template, &conversation(call)).unwrap(), expected, "{template}");
+    }
+}
+
+/// A template that takes chunks gets them; thinking reaches the model or is refused.
+#[test]
+fn chunks_of_content() {
+    const CHUNKS: &str = "{% for m in messages[1:] %}{% if m.content is string %}{{ m.content }}{% else %}{% for c in m.content %}{% if c['type'] == 'text' %}({{ c['text'] }}){% elif c['type'] == 'thinking' %}<{{ c['thinking'] }}{% if c.get('closed', true) %}>{% endif %}{% else %}{{ raise_exception('no') }}{% endif %}{% endfor %}{% endif %}{{ m.reasoning_content }}{% endfor %}";
+    let text_only = CHUNKS.replace("'thinking'", "'other'");
+    let field = "{{ messages[1].reasoning_content }}|{{ messages[1].content }}";
+    let texts =
+        r#"{"role": "assistant", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}"#;
+    let one = r#"{"role": "assistant", "content": [{"type": "text", "text": "a"}]}"#;
+    let thinks = r#"{"role": "assistant", "content": [{"type": "thinking", "thinking": "t", "closed": false}, {"type": "text", "text": "a"}]}"#;
+    let beside = r#"{"role": "assistant", "content": "a", "reasoning_content": "t"}"#;
+    let empty = r#"{"role": "assistant", "content": "a", "reasoning_content": ""}"#;
+    let system = r#"{"role": "system", "content": [{"type": "thinking", "thinking": "t"}]}"#;
+    for (template, message, expected) in [
+        (CHUNKS, texts, Some("(a)(b)")),
+        (CHUNKS, one, Some("a")),
+        (CHUNKS, thinks, Some("<t(a)")),
+        (CHUNKS, beside, Some("<t>(a)")),
+        (CHUNKS, empty, Some("a")),
+        (CHUNKS, system, Some("<t>")),
+        (&text_only, texts, Some("(a)(b)")),
+        (&text_only, beside, Some("at")),
+        (field, beside, Some("t|a")),
+        (field, thinks, Some("t|a")),
+        (field, texts, Some("|a\nb")),
+        (field, system, None),
+        (CHATML, thinks, None),
+        (CHATML, beside, None),
+        (CHATML, system, None),
+    ] {
+        match (render(template, &conversation(message)), expected) {
+            (Ok(text), Some(expected)) => assert_eq!(text, expected, "{template}, {message}"),
+            (Err(Error::Unsupported { found, .. }), None) => {
+                assert!(found.contains("messages[1]"), "{found}")
+            }
+            (other, _) => panic!("{template}, {message}: {other:?}"),
+        }
+    }
+    assert!(render(CHATML, &conversation(empty)).is_ok());
 }
 
 #[test]
@@ -232,6 +331,9 @@ fn refuses_and_explains() {
         let error = render(template, HELLO).unwrap_err().to_string();
         assert!(error.contains(part) && !error.contains("Hello"), "{template}: {error}");
     }
+    let error = render_at("{{ strftime_now('%-q') }}", HELLO, 0).unwrap_err();
+    assert!(matches!(error, Error::Unsupported { .. }) && error.to_string().contains("line 1"), "{error}");
+    assert_eq!(render_at("{{ strftime_now('%-d %B') }}", HELLO, 0).unwrap(), "1 January");
     let tools = r#"{"messages": [{"role": "user", "content": "x"}], "tools": [{"function": {"name": "f"}}]}"#;
     assert!(matches!(render(CHATML, tools), Err(Error::Unsupported { .. })));
     let effort = r#"{"messages": [{"role": "user", "content": "x"}], "reasoning_effort": "high"}"#;
