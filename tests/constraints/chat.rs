@@ -278,7 +278,8 @@ fn a_control_token_ends_what_a_stop_text_may_match() {
         let more = json!({"response_format": {"type": "lark", "lark": lark}, "stop": [stop]});
         ask(&model, &request(0, more)).unwrap()
     };
-    let call = |before: &str, name: &str| format!("start: \"{before}\" <[{calls}]> \"{name}\" <[{args}]> \"{{}}\"");
+    let call =
+        |before: &str, name: &str| format!("start: \"{before}\" <[{calls}]> \"{name}\" <[{args}]> \"{{}}\"");
     for (before, name) in [("Calling U", "f"), ("Us", "er:")] {
         let choice = of(call(before, name), "User:");
         assert_eq!(choice["message"]["content"], before, "{choice}");
@@ -286,10 +287,16 @@ fn a_control_token_ends_what_a_stop_text_may_match() {
         assert_eq!(self::calls(&choice)[0]["function"]["name"], name, "{choice}");
     }
     let choice = of(format!("start: \"x U\" <[{think}]> \"thought\""), "User:");
-    assert_eq!((&choice["message"]["content"], &choice["message"]["reasoning_content"]), (&json!("x U"), &json!("thought")));
+    assert_eq!(
+        (&choice["message"]["content"], &choice["message"]["reasoning_content"]),
+        (&json!("x U"), &json!("thought"))
+    );
     // After the control token, texts match anew.
     let choice = of(format!("start: \"Us\" <[{think}]> \"a User: b\""), "User:");
-    assert_eq!((&choice["message"]["content"], &choice["message"]["reasoning_content"]), (&json!("Us"), &json!("a ")));
+    assert_eq!(
+        (&choice["message"]["content"], &choice["message"]["reasoning_content"]),
+        (&json!("Us"), &json!("a "))
+    );
 }
 
 #[test]
