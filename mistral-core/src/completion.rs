@@ -96,7 +96,7 @@ impl Model {
                 Ok(ChatPrompt { tokens, prefix: prompt.prefix().to_vec(), version })
             }
             ChatStyle::Template(template) => {
-                let text = template.render(request, options.render())?;
+                let text = template.render(request, options.render(request))?;
                 let mut tokens = tokenizer.encode_with_special(&text);
                 // Most templates write the token of the beginning themselves.
                 if let Some(bos) =
@@ -120,7 +120,7 @@ impl Model {
             ChatStyle::Mistral(format) => {
                 format.clone().with_mode(options.mode).prompt(request)?.to_text(self.tokenizer()?)
             }
-            ChatStyle::Template(template) => template.render(request, options.render()),
+            ChatStyle::Template(template) => template.render(request, options.render(request)),
             ChatStyle::Unknown(reason) => Err(self.no_chat(reason)),
         }
     }
@@ -136,8 +136,20 @@ impl Model {
         on_chunk: &mut dyn FnMut(Value),
         control: &mut Control<'_>,
     ) -> Result<Value> {
-        let request = ChatRequest::from_value(request)?;
-        let prompt = self.chat_encode(&request)?.len();
+        self.chat_request(&ChatRequest::from_value(request)?, on_chunk, control)
+    }
+
+    /// As [`Model::chat`], for a request that was read already: [`ChatRequest::from_json`] keeps all digits of its numbers.
+    ///
+    /// # Errors
+    /// As [`Model::chat`].
+    pub fn chat_request(
+        self: &Arc<Self>,
+        request: &ChatRequest,
+        on_chunk: &mut dyn FnMut(Value),
+        control: &mut Control<'_>,
+    ) -> Result<Value> {
+        let prompt = self.chat_encode(request)?.len();
         let asked = request.options.max_tokens.map(|n| usize::try_from(n).unwrap_or(usize::MAX));
         let answer = self.limits().output_tokens(asked)?.unwrap_or(DEFAULT_ANSWER);
         let longest = self.weights()?.config.max_context.max(1);
@@ -145,7 +157,7 @@ impl Model {
         self.limits().check_prompt(prompt)?;
         let options = SessionOptions { context: Some(context), ..SessionOptions::default() };
         let mut session = self.session(&options)?;
-        control.within(self.limits().max_time, |control| session.chat_request(&request, on_chunk, control))
+        control.within(self.limits().max_time, |control| session.answer(request, on_chunk, control))
     }
 
     pub(crate) fn no_chat(&self, reason: &str) -> Error {
@@ -165,11 +177,23 @@ impl Session {
         on_chunk: &mut dyn FnMut(Value),
         control: &mut Control<'_>,
     ) -> Result<Value> {
-        let request = ChatRequest::from_value(request)?;
-        control.within(self.limits().max_time, |control| self.chat_request(&request, on_chunk, control))
+        self.chat_request(&ChatRequest::from_value(request)?, on_chunk, control)
     }
 
-    fn chat_request(
+    /// As [`Session::chat`], for a request that was read already.
+    ///
+    /// # Errors
+    /// As [`Session::chat`].
+    pub fn chat_request(
+        &mut self,
+        request: &ChatRequest,
+        on_chunk: &mut dyn FnMut(Value),
+        control: &mut Control<'_>,
+    ) -> Result<Value> {
+        control.within(self.limits().max_time, |control| self.answer(request, on_chunk, control))
+    }
+
+    fn answer(
         &mut self,
         request: &ChatRequest,
         on_chunk: &mut dyn FnMut(Value),

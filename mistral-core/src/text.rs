@@ -1,6 +1,7 @@
 //! What a model does without its weights: preparing tokens, and reading back what was written.
 
 use crate::chat::jinja::RenderOptions;
+use crate::chat::request::ChatRequest;
 use crate::chat::{Answer, AnswerParser, ChatFormat, ValidationMode};
 use crate::completion::ChatStyle;
 use crate::engine::Model;
@@ -12,13 +13,13 @@ use crate::tokenizer::TokenizerVersion;
 pub struct ChatOptions {
     /// The rules of how a conversation may end, in Mistral's formats.
     pub mode: ValidationMode,
-    /// Seconds since 1970-01-01 in the host's local time, for the templates that write the date into the prompt.
+    /// Seconds since 1970-01-01 in the host's local time, for the templates that write the date into the prompt; else what the request says.
     pub local_time: Option<i64>,
 }
 
 impl ChatOptions {
-    pub(crate) fn render(self) -> RenderOptions {
-        RenderOptions { local_time: self.local_time, ..RenderOptions::default() }
+    pub(crate) fn render(self, request: &ChatRequest) -> RenderOptions {
+        RenderOptions { local_time: self.local_time.or(request.local_time), ..RenderOptions::default() }
     }
 }
 

@@ -4,6 +4,7 @@
 use std::ffi::{c_char, c_void};
 use std::ptr;
 
+use mistral_core::chat::request::ChatRequest;
 use mistral_core::chat::response;
 use mistral_core::{Control, Written};
 use serde_json::Value;
@@ -29,7 +30,9 @@ use crate::types::*;
 /// computes: it reads all files of the model), and of which text it says so (`output.sha256`, of
 /// `message.content`).
 ///
-/// Non-zero from `callback` ends the call with `MISTRAL_E_CANCELLED`.
+/// `"local_time"` of a request is as the option of `mistral_chat_encode`: the library does not look at a clock for it.
+///
+/// Non-zero from `callback` ends the call with `MISTRAL_E_CANCELLED`, at the last chunk as well.
 ///
 /// Ownership: the caller frees `*response` with `mistral_buf_free`.
 /// Encoding: `request`, the chunks and the response are UTF-8 JSON.
@@ -55,7 +58,8 @@ pub unsafe extern "C" fn mistral_chat(
             let exchange = Exchange::read((request, request_len), cancel, callback, user_data)?;
             (exchange, Out::new("response", response)?)
         };
-        let answer = exchange.run(|request, chunk, control| Ok(model.chat(request, chunk, control)?))?;
+        let answer =
+            exchange.run(|request, chunk, control| Ok(model.chat_request(request, chunk, control)?))?;
         buffer::give(response, Buffer::json(&answer)?)
     })
 }
@@ -95,7 +99,7 @@ pub unsafe extern "C" fn mistral_session_chat(
             (exchange, Out::new("response", response)?)
         };
         let answer = session.with_mut(|session| {
-            exchange.run(|request, chunk, control| Ok(session.chat(request, chunk, control)?))
+            exchange.run(|request, chunk, control| Ok(session.chat_request(request, chunk, control)?))
         })?;
         buffer::give(response, Buffer::json(&answer)?)
     })
@@ -103,7 +107,7 @@ pub unsafe extern "C" fn mistral_session_chat(
 
 /// A request, and where its chunks go.
 struct Exchange {
-    request: Value,
+    request: ChatRequest,
     steering: Steering,
     callback: mistral_chunk_fn,
     user_data: *mut c_void,
@@ -119,8 +123,8 @@ impl Exchange {
         user_data: *mut c_void,
     ) -> Outcome<Self> {
         // SAFETY: the caller's promise.
-        let request = options::json("request", unsafe { input::text("request", request, request_len) }?)?;
-        if callback.is_none() && request.get("stream") == Some(&Value::Bool(true)) {
+        let request = options::request(unsafe { input::text("request", request, request_len) }?)?;
+        if callback.is_none() && request.stream {
             return Err(Failure::null("callback"));
         }
         let steering = Steering::new(cancel, None, ptr::null_mut())?;
@@ -130,7 +134,7 @@ impl Exchange {
     /// What `answer` makes of the request; the host gets the chunks.
     fn run(
         &self,
-        answer: impl FnOnce(&Value, &mut dyn FnMut(Value), &mut Control<'_>) -> Outcome<Value>,
+        answer: impl FnOnce(&ChatRequest, &mut dyn FnMut(Value), &mut Control<'_>) -> Outcome<Value>,
     ) -> Outcome<Value> {
         let mut chunk = |chunk: Value| {
             if let Some(callback) = self.callback {
@@ -148,11 +152,11 @@ impl Exchange {
 }
 
 /// Turns a chat-completions request into the tokens that the model reads for it. Of the request, `messages`,
-/// `tools`, `response_format` and `reasoning_effort` change them; the other fields are checked.
+/// `tools`, `response_format`, `reasoning_effort` and `local_time` change them; the other fields are checked.
 ///
 /// `options` is a JSON object: `mode` (`"test"`, the default; `"serving"`, `"finetuning"`, `"agnostic"`: the
 /// rules of how a conversation may end, by their names in mistral-common), `local_time` (seconds since 1970
-/// in local time, for the templates that write the date).
+/// in local time, for the templates that write the date; it goes before the field `local_time` of the request).
 ///
 /// `*count` is written also with `MISTRAL_E_BUFFER_TOO_SMALL`: the number of tokens that there are.
 ///

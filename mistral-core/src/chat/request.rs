@@ -34,6 +34,8 @@ pub struct ChatRequest {
     pub response_format: ResponseFormat,
     /// How much the model reasons before it answers.
     pub reasoning_effort: Option<ReasoningEffort>,
+    /// Seconds since 1970-01-01 in the host's local time, for the templates that write the date into the prompt.
+    pub local_time: Option<i64>,
     /// How tokens are chosen, and when to stop.
     pub options: CompletionOptions,
     /// Whether the answer comes in pieces.
@@ -165,7 +167,7 @@ const OPTION_FIELDS: [&str; 19] = [
 
 const STREAM_FIELDS: [&str; 2] = ["stream", "stream_options"];
 
-const CHAT_FIELDS: [&str; 10] = [
+const CHAT_FIELDS: [&str; 11] = [
     "messages",
     "tools",
     "tool_choice",
@@ -176,6 +178,7 @@ const CHAT_FIELDS: [&str; 10] = [
     "safe_prompt",
     "truncate_for_context_length",
     "sidecar",
+    "local_time",
 ];
 
 /// Fields of the APIs that a library on the host's own hardware cannot honour.
@@ -228,6 +231,8 @@ impl ChatRequest {
         let effort =
             root.optional("reasoning_effort").map(|f| f.keyword(&ReasoningEffort::ALL)).transpose()?;
         let (stream, include_usage) = read_stream(&root)?;
+        let local_time =
+            root.optional("local_time").map(|f| f.integer(0, u64::from(u32::MAX))).transpose()?;
         let mut request = Self {
             model: read_model(&root)?,
             messages: messages.iter().map(Message::read).collect::<Result<_>>()?,
@@ -236,6 +241,7 @@ impl ChatRequest {
             parallel_tool_calls: flag(&root, "parallel_tool_calls")?.unwrap_or(true),
             response_format: read_response_format(&root)?,
             reasoning_effort: effort,
+            local_time: local_time.map(u64::cast_signed),
             options: read_options(&root)?,
             stream,
             include_usage,
