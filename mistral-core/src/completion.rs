@@ -93,18 +93,20 @@ impl Model {
             ChatStyle::Mistral(format) => {
                 let prompt = format.clone().with_mode(options.mode).prompt(request)?;
                 let tokens = prompt.to_tokens(tokenizer)?;
-                Ok(ChatPrompt { tokens, prefix: prompt.prefix().to_vec(), version })
+                let prefix = prompt.prefix().to_vec();
+                let constraint_prefix = Prompt::of(prefix.clone()).to_tokens(tokenizer)?;
+                Ok(ChatPrompt { tokens, prefix, constraint_prefix, version })
             }
             ChatStyle::Template(template) => {
-                let text = template.render(request, options.render(request))?;
-                let mut tokens = tokenizer.encode_with_special(&text);
+                let prompt = template.prompt(request, options.render(request))?;
+                let mut tokens = tokenizer.encode_with_special(&prompt.text);
                 // Most templates write the token of the beginning themselves.
                 if let Some(bos) =
                     tokenizer.bos().filter(|bos| tokenizer.adds_bos() && tokens.first() != Some(bos))
                 {
                     tokens.insert(0, bos);
                 }
-                Ok(ChatPrompt { tokens, prefix: Vec::new(), version })
+                Ok(ChatPrompt { tokens, prefix: prompt.prefix, constraint_prefix: Vec::new(), version })
             }
             ChatStyle::Unknown(reason) => Err(self.no_chat(reason)),
         }
@@ -202,7 +204,9 @@ impl Session {
         let model = Arc::clone(self.model());
         let prompt = model.chat_prompt(request, &ChatOptions::default())?;
         let mut options = generate_options(&request.options);
-        options.constraint_prefix = prompt.prefix_tokens(&model)?;
+        options.constraint_prefix.clone_from(&prompt.constraint_prefix);
+        // Also where the format ends a prompt with plain text: that is not the answer's.
+        options.begins_text = prompt.prefix.is_empty().then_some(true);
         grammar::constrain(&model, request, &mut options)?;
         self.check_room(prompt.tokens.len())?;
         let seed = options.sampling.seed;
@@ -219,6 +223,9 @@ impl Session {
             let mut generation = generation.map_err(|error| of_request(error, request))?;
             let mut choice = Choice::new(&reply, &model, &prompt, (index, named_by ^ options.sampling.seed));
             reply.send(&mut host, index, response::first_delta(), None, Value::Null)?;
+            for delta in choice.resume(&prompt.prefix) {
+                reply.send(&mut host, index, delta, None, Value::Null)?;
+            }
             while let Some(event) = generation.next(host.control) {
                 let (deltas, mut logprobs) = choice.add(&event?);
                 for delta in deltas {
@@ -292,15 +299,10 @@ struct ChatPrompt {
     tokens: Vec<u32>,
     /// The start of the answer, where the request gives it.
     prefix: Vec<Fragment>,
+    /// Its tokens, where a constraint can bind an answer that goes on.
+    constraint_prefix: Vec<u32>,
     /// The format in which the answer is read back.
     version: Option<TokenizerVersion>,
-}
-
-impl ChatPrompt {
-    /// The tokens of the start of the answer.
-    fn prefix_tokens(&self, model: &Model) -> Result<Vec<u32>> {
-        Prompt::of(self.prefix.clone()).to_tokens(model.tokenizer()?)
-    }
 }
 
 /// A response in the making.
@@ -398,10 +400,13 @@ struct Choice<'m> {
 impl<'m> Choice<'m> {
     /// `seed` gives the names of its tool calls.
     fn new(reply: &Reply, model: &'m Model, prompt: &ChatPrompt, (index, seed): (usize, u64)) -> Self {
-        let mut parser = AnswerParser::new(prompt.version, seed);
-        // The caller has the prefix already.
-        parser.resume(&prompt.prefix);
+        let parser = AnswerParser::new(prompt.version, seed);
         Self { index, model, parser, wants_logprobs: reply.logprobs, logprobs: Vec::new(), finish: None }
+    }
+
+    /// Reads the start of the answer that the request gives; returns its deltas.
+    fn resume(&mut self, prefix: &[Fragment]) -> Vec<Value> {
+        self.parser.resume(prefix).iter().filter_map(response::delta).collect()
     }
 
     /// Reads the text and the control token of an event; returns the deltas that it completes, and its log-probability.

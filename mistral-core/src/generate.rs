@@ -44,6 +44,9 @@ pub struct GenerateOptions {
     pub constraint: Option<ConstraintSpec>,
     /// Tokens at the end of the prompt that the constraint takes for the beginning of the answer.
     pub constraint_prefix: Vec<u32>,
+    /// Whether a text begins with the answer: the tokenizers that put a space before each text (SentencePiece) take it off again. `None`: where
+    /// the tokens before it are none or end with one that is no text.
+    pub begins_text: Option<bool>,
 }
 
 impl Default for GenerateOptions {
@@ -59,6 +62,7 @@ impl Default for GenerateOptions {
             caller_ref: None,
             constraint: None,
             constraint_prefix: Vec::new(),
+            begins_text: None,
         }
     }
 }
@@ -152,7 +156,8 @@ impl<S: DerefMut<Target = Session>> Generation<S> {
         options: &GenerateOptions,
         control: &mut Control<'_>,
     ) -> Result<Self> {
-        let mut state = Prepared::new(session.model(), options)?;
+        let before = ids.last().or(session.tokens().last()).copied();
+        let mut state = Prepared::new(session.model(), options, before)?;
         let most = session.limits().output_tokens(options.max_tokens)?;
         state.max_tokens = most.unwrap_or(usize::MAX);
         let mut call = session.begin("generate", ids, Some(options))?;
@@ -244,7 +249,8 @@ impl<S: DerefMut<Target = Session>> Generation<S> {
 }
 
 impl Prepared {
-    fn new(model: &Arc<Model>, options: &GenerateOptions) -> Result<Self> {
+    /// `before` is the token before the first.
+    fn new(model: &Arc<Model>, options: &GenerateOptions, before: Option<u32>) -> Result<Self> {
         let vocab_size = model.vocab_size();
         if let Some(i) = options.stop_tokens.iter().position(|&t| t as usize >= vocab_size) {
             let expected = format!("a token below {vocab_size}");
@@ -261,16 +267,24 @@ impl Prepared {
         if !options.ignore_eos {
             end_tokens.extend(model.eos_token_ids());
         }
+        let begins_text = options.begins_text.unwrap_or_else(|| {
+            let bytes = model.tokenizer().ok().zip(before).and_then(|(t, before)| t.token_bytes(before));
+            bytes.is_none_or(|bytes| bytes.is_empty())
+        });
+        let decoder = model.tokenizer().ok().map(|tokenizer| {
+            let decoder = StreamDecoder::new(Arc::clone(tokenizer), !options.show_special);
+            if begins_text { decoder } else { decoder.going_on() }
+        });
         Ok(Self {
             sampler: Sampler::new(options.sampling.clone(), vocab_size)?,
             stops: StopMatcher::new(&options.stop)?,
             end_tokens,
             max_tokens: usize::MAX,
-            constraint: constraint(model, options)?,
+            constraint: constraint(model, options, begins_text)?,
             ignore_eos: options.ignore_eos,
             lookup: Lookup::new(options.prompt_lookup)?,
             text_tokens: model.tokenizer().map_or(0, |t| t.vocab_size()),
-            decoder: model.tokenizer().ok().map(|t| StreamDecoder::new(Arc::clone(t), !options.show_special)),
+            decoder,
         })
     }
 
@@ -325,7 +339,11 @@ impl Prepared {
 }
 
 /// The state at the beginning of the answer, after what the prompt has of it.
-fn constraint(model: &Arc<Model>, options: &GenerateOptions) -> Result<Option<ConstraintState>> {
+fn constraint(
+    model: &Arc<Model>,
+    options: &GenerateOptions,
+    begins_text: bool,
+) -> Result<Option<ConstraintState>> {
     let Some(spec) = &options.constraint else { return Ok(None) };
     let mut state = Constraint::new(&model.token_table()?, spec)?.start().show_special(options.show_special);
     for &token in &options.constraint_prefix {
@@ -338,7 +356,7 @@ fn constraint(model: &Arc<Model>, options: &GenerateOptions) -> Result<Option<Co
             other => other,
         })?;
     }
-    state.begin_text();
+    state.begin_text(begins_text);
     if state.is_complete() && !options.constraint_prefix.is_empty() {
         return Err(Error::argument("constraint_prefix", "a whole answer", "the beginning of one"));
     }

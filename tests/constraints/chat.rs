@@ -254,7 +254,7 @@ fn an_answer_goes_on_from_its_beginning() {
         let of = |beginning: &str| {
             let messages = json!([{"role": "user", "content": "Is it?"},
                 {"role": "assistant", "content": beginning, "prefix": true}]);
-            ask_plain(&model, &request(0, json!({"messages": messages, "response_format": format})))
+            ask(&model, &request(0, json!({"messages": messages, "response_format": format})))
         };
         let content = of("The answer").unwrap()["choices"][0]["message"]["content"].clone();
         assert!(matches("The answer is (yes|no)\\.")(content.as_str().unwrap()), "{name}: {content}");
@@ -263,7 +263,6 @@ fn an_answer_goes_on_from_its_beginning() {
     }
 }
 
-/// Without a stream, whose deltas leave out what the caller has already.
 fn ask_plain(model: &Arc<Model>, request: &Value) -> Result<Value, Error> {
     model.chat(request, &mut |_| (), &mut Control::none())
 }

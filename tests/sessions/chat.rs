@@ -3,11 +3,12 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use mistral_core::chat::request::ChatRequest;
 use mistral_core::config::{FeedForwardConfig, LayerConfig, ModelConfig, RopeConfig, RopeScaling, RopeStyle};
 use mistral_core::quant::Format;
 use mistral_core::testing;
 use mistral_core::tokenizer::Tokenizer;
-use mistral_core::{CancelToken, Control, Error, Model, ModelOptions};
+use mistral_core::{CancelToken, ChatOptions, Control, Error, GenerateOptions, Model, ModelOptions};
 use serde_json::{Value, json};
 
 use crate::support::fixture;
@@ -156,5 +157,130 @@ fn every_chunk_can_be_the_last() {
         let (answer, chunks) = stopped_at(last);
         assert!(matches!(answer, Err(Error::Cancelled)), "chunk {last} of {all}: {answer:?}");
         assert_eq!(chunks, last);
+    }
+}
+
+/// The number of tokens of a chat's prompt.
+fn prompt_tokens(answer: &Value) -> usize {
+    answer["usage"]["prompt_tokens"].as_u64().unwrap() as usize
+}
+
+#[test]
+fn a_request_that_was_read_keeps_its_digits() {
+    let folder = temp();
+    let model = chat_model(folder.path(), false);
+    let deep = "[".repeat(130) + &"]".repeat(130);
+    for value in ["-0", "18446744073709551616", "1e-30", "0.30000000000000004", &deep] {
+        let text = format!(
+            r#"{{"messages": [{{"role": "user", "content": "hi"}}], "max_tokens": 1, "tool_choice": "none", "tools": [{{"type": "function",
+                "function": {{"name": "f", "parameters": {{"x": {value}}}}}}}]}}"#
+        );
+        let request = ChatRequest::from_json(&text).unwrap();
+        let tokens = model.chat_encode(&request).unwrap();
+        let mut session = session(&model, 2048);
+        let answer = session.chat_request(&request, &mut |_| (), &mut Control::none()).unwrap();
+        assert_eq!(session.tokens()[..tokens.len()], tokens, "{value}");
+        assert_eq!(prompt_tokens(&answer), tokens.len(), "{value}");
+        let written = model.chat_render(&request, &ChatOptions::default()).unwrap().replace('▁', "");
+        assert!(written.contains(value.trim_start_matches('-')), "{value}: {written}");
+    }
+}
+
+#[test]
+fn a_template_that_writes_the_date_is_told_it() {
+    let folder = temp();
+    chat_model(folder.path(), true);
+    let template = "{{ strftime_now('%Y-%m-%d') }}{% for m in messages %}<{{ m.content }}>{% endfor %}";
+    std::fs::write(folder.path().join("chat_template.jinja"), template).unwrap();
+    let model = Model::open(folder.path(), &ModelOptions::default(), &mut Control::none()).unwrap();
+    let mut request = json!({"messages": [user("hello")], "max_tokens": 1});
+    let error = model.chat(&request, &mut |_| (), &mut Control::none()).unwrap_err();
+    assert!(error.to_string().contains("local_time"), "{error}");
+    request["local_time"] = 1_709_210_096.into();
+    let answer = model.chat(&request, &mut |_| (), &mut Control::none()).unwrap();
+    let read = ChatRequest::from_value(&request).unwrap();
+    assert_eq!(prompt_tokens(&answer), model.chat_encode(&read).unwrap().len());
+    let of = |local_time| {
+        let options = ChatOptions { local_time, ..ChatOptions::default() };
+        model.chat_render(&read, &options).unwrap()
+    };
+    // The option goes before the field.
+    assert_eq!((of(None).as_str(), of(Some(0)).as_str()), ("2024-02-29<hello>", "1970-01-01<hello>"));
+    for wrong in [json!(-1), json!(1.5), json!("now"), json!(1u64 << 32)] {
+        request["local_time"] = wrong;
+        let error = ChatRequest::from_value(&request).unwrap_err().to_string();
+        assert!(error.contains("`local_time`"), "{error}");
+    }
+}
+
+/// As Mistral's API has it; and the deltas say the same as the whole.
+#[test]
+fn an_answer_begins_with_its_prefix() {
+    for template in [false, true] {
+        let folder = temp();
+        let model = chat_model(folder.path(), template);
+        let prefix = json!({"role": "assistant", "content": "Once upon a", "prefix": true});
+        let request = json!({"messages": [user("Tell."), prefix], "max_tokens": 6, "ignore_eos": true, "n": 2, "stream": true});
+        let mut deltas = [String::new(), String::new()];
+        let mut on_chunk = |chunk: Value| {
+            let choice = &chunk["choices"][0];
+            deltas[choice["index"].as_u64().unwrap() as usize] +=
+                choice["delta"]["content"].as_str().unwrap_or_default();
+        };
+        let whole = model.chat(&request, &mut on_chunk, &mut Control::none()).unwrap();
+        for (index, streamed) in deltas.iter().enumerate() {
+            let content = whole["choices"][index]["message"]["content"].as_str().unwrap();
+            assert!(content.starts_with("Once upon a") && content.len() > 11, "{content}");
+            assert_eq!(content, streamed);
+            assert_eq!(content.matches("Once upon a").count(), 1);
+        }
+    }
+}
+
+/// SentencePiece puts a space before each text: it is taken off again where a text begins, not in the midst of one.
+#[test]
+fn the_first_space_is_dropped_where_a_text_begins() {
+    let folder = temp();
+    let model = chat_model(folder.path(), false);
+    let tokenizer = model.tokenizer().unwrap();
+    let [time] = tokenizer.encode("time")[..] else { panic!("one token") };
+    let (bos, inst) = (tokenizer.bos().unwrap(), tokenizer.special("[/INST]").unwrap());
+    let mut options = GenerateOptions { max_tokens: Some(2), ..GenerateOptions::default() };
+    options.sampling.logit_bias = vec![(time, 100.0)];
+    let of = |prompt: &[u32], options: &GenerateOptions| {
+        let (mut session, mut control) = (session(&model, 64), Control::none());
+        let mut generation = session.generate(prompt, options, &mut control).unwrap();
+        let events = std::iter::from_fn(|| generation.next(&mut control));
+        let text: String = events.map(|event| event.unwrap().text).collect();
+        drop(generation);
+        // What goes on from there is the midst of a text.
+        let mut generation = session.generate(&[], options, &mut control).unwrap();
+        assert_eq!(generation.next(&mut control).unwrap().unwrap().text, " time");
+        text
+    };
+    let once = [&[bos][..], &tokenizer.encode("Once upon a")].concat();
+    assert_eq!(of(&once, &options), " time time");
+    assert_eq!(of(&[bos], &options), "time time");
+    assert_eq!(of(&[bos, inst], &options), "time time");
+    assert_eq!(of(&model.fim_encode("return", "x").unwrap(), &options), " time time");
+    // The constraint knows of it.
+    for (prompt, text) in [(&once[..], " time"), (&[bos][..], "time")] {
+        let constraint = Some(mistral_core::ConstraintSpec::Regex(text.to_owned()));
+        let options = GenerateOptions { constraint, max_tokens: Some(8), ..GenerateOptions::default() };
+        let (mut session, mut control) = (session(&model, 64), Control::none());
+        let mut generation = session.generate(prompt, &options, &mut control).unwrap();
+        let events = std::iter::from_fn(|| generation.next(&mut control));
+        assert_eq!(events.map(|event| event.unwrap().text).collect::<String>(), text);
+    }
+    for (messages, expected) in [
+        (json!([user("hi")]), "time time"),
+        (
+            json!([user("hi"), {"role": "assistant", "content": "Once upon a", "prefix": true}]),
+            "Once upon a time time",
+        ),
+    ] {
+        let request = json!({"messages": messages, "max_tokens": 2, "logit_bias": {time.to_string(): 100}});
+        let answer = model.chat(&request, &mut |_| (), &mut Control::none()).unwrap();
+        assert_eq!(answer["choices"][0]["message"]["content"], expected);
     }
 }

@@ -10,6 +10,7 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Environment, ErrorKind, State, UndefinedBehavior, Value};
 
+use crate::chat::encode::Fragment;
 use crate::chat::guard::{self, MAX_NESTING};
 use crate::chat::json::{Dialect, Json, Style};
 use crate::chat::message::{Chunk, Content, Message, NO_ID, Role};
@@ -69,8 +70,8 @@ impl Reads {
 #[derive(Debug)]
 pub(crate) struct TemplatePrompt {
     pub text: String,
-    /// The start of the answer as it stands at the end of the text, where the request gives one.
-    pub prefix: Option<String>,
+    /// The start of the answer, where the request gives one, as it can be read back: the text as it stands at the end of the prompt.
+    pub prefix: Vec<Fragment>,
 }
 
 /// What a template is given beside the request.
@@ -120,7 +121,7 @@ impl ChatTemplate {
         self.refuse_unmentioned(request)?;
         if !request.messages.last().is_some_and(|m| m.role == Role::Assistant && m.prefix) {
             let text = self.write(request, !options.no_generation_prompt, options)?;
-            return Ok(TemplatePrompt { text, prefix: None });
+            return Ok(TemplatePrompt { text, prefix: Vec::new() });
         }
         // As `continue_final_message` of transformers does: what the template writes before the mark is the prompt.
         let mark = self.mark(request);
@@ -134,6 +135,10 @@ impl ChatTemplate {
             Some(given) => cut_at(self.write(&marked, false, options)?, &given, &mark),
             None => None,
         };
+        let prompt = prompt.zip(request.messages.last()).map(|((text, written), message)| TemplatePrompt {
+            text,
+            prefix: prefix_fragments(message, &written),
+        });
         prompt.ok_or_else(|| {
             Error::unsupported("field", "prefix", "templates that write the text of the assistant unchanged")
         })
@@ -312,8 +317,8 @@ fn last_text(message: &mut Message) -> Option<&mut String> {
     Some(text).filter(|text| !text.is_empty() && message.tool_calls.is_empty())
 }
 
-/// Ends a prompt before the mark that followed `given`, the text that the answer goes on from.
-fn cut_at(mut text: String, given: &str, mark: &str) -> Option<TemplatePrompt> {
+/// Ends a prompt before the mark that followed `given`, the text that the answer goes on from; and `given` as it was written.
+fn cut_at(mut text: String, given: &str, mark: &str) -> Option<(String, String)> {
     let end = text.rfind(mark)?;
     // A template that trims the text took the tab after the mark, and would have taken the space before it.
     let trims = !text[end + mark.len()..].starts_with('\t');
@@ -321,7 +326,26 @@ fn cut_at(mut text: String, given: &str, mark: &str) -> Option<TemplatePrompt> {
     let written = [given, given.trim_start()].into_iter().find(|given| text.ends_with(given))?;
     let kept = if trims { written.trim_end() } else { written };
     text.truncate(end - (written.len() - kept.len()));
-    Some(TemplatePrompt { text, prefix: Some(kept.to_owned()) })
+    Some((text, kept.to_owned()))
+}
+
+/// What a reader of answers makes the start of one of: thinking and texts, the last of them as it was `written`.
+fn prefix_fragments(message: &Message, written: &str) -> Vec<Fragment> {
+    let mut before = message.clone();
+    if let Some(text) = last_text(&mut before) {
+        written.clone_into(text);
+    }
+    let mut fragments = Vec::new();
+    let thoughts = reasoning(&before);
+    if !thoughts.is_empty() {
+        fragments.extend([
+            Fragment::Special("[THINK]"),
+            Fragment::Text(thoughts),
+            Fragment::Special("[/THINK]"),
+        ]);
+    }
+    fragments.push(Fragment::Text(flat_content(&before)));
+    fragments
 }
 
 /// Text and arguments of a request, in bytes.

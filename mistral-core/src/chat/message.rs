@@ -51,7 +51,8 @@ pub struct Message {
     pub tool_call_id: Option<String>,
     /// The name of the tool that answers.
     pub name: Option<String>,
-    /// The assistant's answer begins with this message and goes on from it.
+    /// The assistant's answer goes on from this message. The answer of a response begins with it, as that of Mistral's API does, and so do
+    /// the deltas of a stream; outer white space that the chat format does not write is missing there too.
     pub prefix: bool,
 }
 

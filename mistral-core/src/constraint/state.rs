@@ -68,10 +68,10 @@ impl ConstraintState {
         self
     }
 
-    /// The text so far is in the prompt, and what follows is read as a text of its own: a space at its beginning is
-    /// dropped once more.
-    pub fn begin_text(&mut self) {
-        self.at_start = true;
+    /// The text so far is in the prompt. Whether what follows is read as a text of its own, so that a space at its beginning is dropped
+    /// once more, is `begins`.
+    pub fn begin_text(&mut self, begins: bool) {
+        self.at_start = begins;
     }
 
     /// The tokens that may follow, one bit each: the lowest bit of the first word is token 0. The tokens that end the

@@ -25,6 +25,11 @@ impl<T: Borrow<Tokenizer>> StreamDecoder<T> {
         Self { tokenizer, skip_special, pending: Vec::new(), at_start: true }
     }
 
+    /// As one that has given text already: the first space stays.
+    pub fn going_on(self) -> Self {
+        Self { at_start: false, ..self }
+    }
+
     /// The text that `id` completes, often empty in the middle of a character.
     ///
     /// [`crate::Error::Argument`] if there is no such token; the decoder is as it was.
