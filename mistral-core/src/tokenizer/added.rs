@@ -1,6 +1,7 @@
 //! Tokens that are found in the text as they stand, before anything else is done to it.
 
 use aho_corasick::{AhoCorasick, MatchKind};
+use regex_automata::util::look::LookMatcher;
 
 use crate::error::{Error, Result};
 
@@ -13,7 +14,7 @@ pub(super) struct Added {
     pub(super) lstrip: bool,
     /// White space after it belongs to it.
     pub(super) rstrip: bool,
-    /// Only where no letter, digit or underscore touches it.
+    /// Only where no character of a word (`\w` of Unicode: letters, marks, digits, underscores and joiners) touches it.
     pub(super) single_word: bool,
 }
 
@@ -74,8 +75,11 @@ impl Matcher {
 }
 
 fn touches_a_word(text: &str, start: usize, end: usize) -> bool {
-    let word = |c: char| c.is_alphanumeric() || c == '_';
-    text[..start].chars().next_back().is_some_and(word) || text[end..].chars().next().is_some_and(word)
+    let look = LookMatcher::new();
+    let begins = look.is_word_start_half_unicode(text.as_bytes(), start);
+    let ends = look.is_word_end_half_unicode(text.as_bytes(), end);
+    // Neither fails: the tables of Unicode are compiled in.
+    !(begins.unwrap_or(true) && ends.unwrap_or(true))
 }
 
 #[cfg(test)]
@@ -107,5 +111,28 @@ mod tests {
         assert_eq!(split(vec![strip], " <m> \n<m>\u{a0}a"), [Token(1), Token(1), Text("a")]);
         let word = Added { single_word: true, ..added("to", 1) };
         assert_eq!(split(vec![word], "to tone"), [Token(1), Text(" tone")]);
+        // Right: whether the regex \w of Rust, which `tokenizers` asks, matches the character beside it.
+        for (beside, touches) in [
+            ("a", true),
+            ("é", true),
+            ("猫", true),
+            ("_", true),
+            ("7", true),
+            ("\u{301}", true),
+            ("\u{93f}", true),
+            ("\u{20dd}", true),
+            ("\u{203f}", true),
+            ("\u{200d}", true),
+            ("\u{24b6}", true),
+            ("½", false),
+            ("²", false),
+            ("-", false),
+            ("。", false),
+        ] {
+            for text in [format!("to{beside}"), format!("{beside}to")] {
+                let word = Added { single_word: true, ..added("to", 1) };
+                assert_eq!(!split(vec![word], &text).contains(&Token(1)), touches, "{text:?}");
+            }
+        }
     }
 }
