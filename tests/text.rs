@@ -92,6 +92,40 @@ fn a_vocabulary_in_gguf_without_tensors() {
     assert_ne!(id("[TOOL_CALLS]f[ARGS]{}"), id("[TOOL_CALLS]g[ARGS]{}"));
 }
 
+/// A folder as transformers saves it: what a bare `tokenizer.model` is, the template beside it says.
+#[test]
+fn a_bare_name_gives_way_to_a_template() {
+    let folder = folder();
+    let beside = |name: &str| folder.path().join(name);
+    std::fs::copy(fixture("tokenizer.model.v1"), beside("tokenizer.model")).expect("a copy");
+    std::fs::copy(fixture("../tokenizer/small.smollm.tokenizer.json"), beside("tokenizer.json"))
+        .expect("a copy");
+    let format = || alone(folder.path()).expect("a tokenizer").info()["tokenizer"]["chat_format"].clone();
+    let tokens =
+        |path: &Path| mistral_core::tokenizer::Tokenizer::open(path).expect("a tokenizer").vocab_size();
+    assert_eq!(format(), "mistral v1");
+    assert_eq!(tokens(folder.path()), tokens(&beside("tokenizer.model")));
+    for (name, text) in [
+        ("tokenizer_config.json", r#"{"chat_template": "<{{ messages[0].content }}>"}"#),
+        ("chat_template.jinja", "<{{ messages[0].content }}>"),
+    ] {
+        std::fs::write(beside(name), text).expect("a file");
+        let model = alone(folder.path()).expect("a tokenizer");
+        assert_eq!(
+            model.chat_render(&hello(), &ChatOptions::default()).expect("a template"),
+            "<hello>",
+            "{name}"
+        );
+        assert_eq!(tokens(folder.path()), tokens(&beside("tokenizer.json")));
+        std::fs::remove_file(beside(name)).expect("a file");
+    }
+    std::fs::write(beside("tokenizer_config.json"), r#"{"bos_token": "<s>"}"#).expect("a file");
+    assert_eq!(format(), "mistral v1");
+    std::fs::write(beside("chat_template.jinja"), "x").expect("a file");
+    std::fs::copy(fixture("tokenizer.model.v3"), beside("tokenizer.model.v3")).expect("a copy");
+    assert_eq!(format(), "mistral v3");
+}
+
 #[test]
 fn what_needs_weights_says_so() {
     let model = alone(&fixture("tokenizer.model.v3")).expect("a tokenizer");

@@ -39,7 +39,10 @@ pub fn tokenizer_alone(path: &Path, files: &Files) -> Result<Alone> {
     let is_folder = matches!(files.is_folder(path), Ok(true));
     let folder = if is_folder { path } else { path.parent().unwrap_or(Path::new("")) };
     let file = match is_folder {
-        true => Tokenizer::choose(&files.names(path)?).map(|name| path.join(name)),
+        true => {
+            let has_template = || Ok(weights::carried_by_folder(path, files)?.chat_template.is_some());
+            Tokenizer::choose(&files.names(path)?, has_template)?.map(|name| path.join(name))
+        }
         false => Some(path.to_owned()).filter(|_| !matches!(weights::is_gguf(path, files), Ok(true))),
     };
     let Some(file) = file else {

@@ -112,7 +112,7 @@ enum Invalid {
 
 impl Tokenizer {
     /// Opens a tokenizer file, or the tokenizer of a folder: `tekken.json`, `*.model*` and `tokenizer.json` are looked
-    /// for in this order. What a file is, its content says; its name gives the version of a SentencePiece file.
+    /// for in this order, but beside a chat template `tokenizer.json` goes before a bare `*.model`. What a file is, its content says; its name gives the version of a SentencePiece file.
     ///
     /// A `tokenizer_config.json` beside a `tokenizer.json` is taken into account.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
@@ -150,8 +150,11 @@ impl Tokenizer {
         }
     }
 
-    /// Which of the names in a folder is the tokenizer.
-    pub(crate) fn choose(names: &[String]) -> Option<&String> {
+    /// Which of the names in a folder is the tokenizer. `has_template` is asked whether the folder has a chat template.
+    pub(crate) fn choose(
+        names: &[String],
+        has_template: impl FnOnce() -> Result<bool>,
+    ) -> Result<Option<&String>> {
         // Where several versions of a SentencePiece file lie side by side, the newest.
         let sentencepiece = |name: &&String| {
             let base = name.split(".model").next().unwrap_or_default();
@@ -164,7 +167,12 @@ impl Tokenizer {
             .max_by_key(|name| (TokenizerVersion::from_file_name(name).ok().flatten(), name.as_str()));
         let tekken = names.iter().find(|name| *name == "tekken.json");
         let huggingface = names.iter().find(|name| *name == "tokenizer.json");
-        tekken.or(newest).or(huggingface)
+        // A bare `tokenizer.model` says no version: the template that was made with `tokenizer.json` is what the model was trained with.
+        let bare = newest.is_some_and(|name| name.ends_with(".model"));
+        if tekken.is_none() && bare && huggingface.is_some() && has_template()? {
+            return Ok(huggingface);
+        }
+        Ok(tekken.or(newest).or(huggingface))
     }
 
     /// Reads Mistral's own JSON format. `file` is what errors call it.
@@ -470,5 +478,14 @@ fn file_in(folder: &Path) -> Result<Option<PathBuf>> {
         let name = entry.map_err(|error| Error::io(folder, error))?.file_name();
         names.extend(name.into_string().ok());
     }
-    Ok(Tokenizer::choose(&names).map(|name| folder.join(name)))
+    let has_template = || {
+        let has = |name: &str| names.iter().any(|other| other == name);
+        if has("chat_template.jinja") || has("chat_template.json") || !has("tokenizer_config.json") {
+            return Ok(has("chat_template.jinja") || has("chat_template.json"));
+        }
+        // What else is wrong with it, its reader says.
+        let config = serde_json::from_slice(&read(&folder.join("tokenizer_config.json"))?);
+        Ok(config.is_ok_and(|config: serde_json::Value| !config["chat_template"].is_null()))
+    };
+    Ok(Tokenizer::choose(&names, has_template)?.map(|name| folder.join(name)))
 }

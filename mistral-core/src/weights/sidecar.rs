@@ -54,7 +54,7 @@ impl Sidecar {
     /// Reads the files of a folder. `config` is its `config.json`, where it has one.
     pub fn of_folder(folder: &Path, config: Option<(&str, &Value)>, files: &Files) -> Result<Self> {
         let beside = |name: &str| files.beside(folder, name);
-        let mut sidecar = Self { tokenizer: find_tokenizer(folder, files), ..Self::default() };
+        let mut sidecar = Self::default();
         if let Some((file, value)) = config {
             let root = Fields::root(file, value)?;
             sidecar.add_eos(&root)?;
@@ -83,6 +83,7 @@ impl Sidecar {
             sidecar.chat_templates.retain(|template| template.name != "default");
             sidecar.chat_templates.insert(0, ChatTemplate { name: "default".to_owned(), source });
         }
+        sidecar.tokenizer = find_tokenizer(folder, !sidecar.chat_templates.is_empty(), files);
         Ok(sidecar)
     }
 
@@ -164,8 +165,9 @@ fn read_text(path: &Path, max: usize, files: &Files) -> Result<String> {
     })
 }
 
-/// Tekken before SentencePiece before Hugging Face: the first two are what the model was trained with.
-fn find_tokenizer(folder: &Path, files: &Files) -> Option<TokenizerSource> {
+/// Tekken before SentencePiece before Hugging Face: the first two are what the model was trained with. A bare `tokenizer.model`, which says
+/// no version, gives way to a chat template and its tokenizer.
+fn find_tokenizer(folder: &Path, has_template: bool, files: &Files) -> Option<TokenizerSource> {
     // Newest instruction format first; the bare name means the first one, or is a copy of the one with a suffix.
     const SENTENCEPIECE: [&str; 7] = [
         "tokenizer.model.v7m1",
@@ -180,11 +182,15 @@ fn find_tokenizer(folder: &Path, files: &Files) -> Option<TokenizerSource> {
     if let Some(path) = beside("tekken.json") {
         return Some(TokenizerSource::Tekken(path));
     }
-    if let Some(path) = SENTENCEPIECE.iter().find_map(|name| beside(name)) {
-        return Some(TokenizerSource::SentencePiece(path));
+    let huggingface = beside("tokenizer.json").map(|tokenizer_json| TokenizerSource::HuggingFace {
+        tokenizer_json,
+        tokenizer_config: beside("tokenizer_config.json"),
+    });
+    let named = |path: &PathBuf| !path.ends_with("tokenizer.model") || !has_template || huggingface.is_none();
+    match SENTENCEPIECE.iter().find_map(|name| beside(name)).filter(named) {
+        Some(path) => Some(TokenizerSource::SentencePiece(path)),
+        None => huggingface,
     }
-    let tokenizer_json = beside("tokenizer.json")?;
-    Some(TokenizerSource::HuggingFace { tokenizer_json, tokenizer_config: beside("tokenizer_config.json") })
 }
 
 /// A string, or an object with the string under `content`.

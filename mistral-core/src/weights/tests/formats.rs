@@ -376,7 +376,10 @@ fn what_stands_beside_the_weights() {
     assert_eq!(checkpoint.chat_template().as_deref(), Some("D"));
     assert_eq!((checkpoint.bos_token(), checkpoint.eos_token()), (Some("<s>"), Some("</s>")));
     write("chat_template.jinja", "J");
+    // A bare name says no version: the template that lies there is what the model is asked with.
     write("tokenizer.model", "");
+    let checkpoint = open_quietly(path).unwrap();
+    assert!(matches!(checkpoint.tokenizer(), Some(TokenizerSource::HuggingFace { .. })));
     write("tokenizer.model.v3", "");
     let checkpoint = open_quietly(path).unwrap();
     assert_eq!(checkpoint.chat_template().as_deref(), Some("J"));
