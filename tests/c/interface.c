@@ -379,6 +379,13 @@ static int32_t on_chunk(void *user_data, const char *chunk, size_t len) {
   return ++*calls == 3;
 }
 
+/* Stops at the chunk counts[1]. */
+static int32_t on_chunk_until(void *user_data, const char *chunk, size_t len) {
+  int *counts = user_data;
+  CHECK(chunk[len] == 0);
+  return ++counts[0] == counts[1];
+}
+
 /* The second turn does not evaluate the first again. */
 static void chatting_on_a_session(void) {
   const char *first = "{\"messages\": [{\"role\": \"user\", \"content\": \"hello\"}], \"max_tokens\": 4}";
@@ -411,14 +418,31 @@ static void chatting(void) {
   mistral_buf *response = NULL;
   const char *request = "{\"messages\": [{\"role\": \"user\", \"content\": \"hello\"}], \"max_tokens\": 4}";
   const char *stream = "{\"messages\": [{\"role\": \"user\", \"content\": \"hello\"}], \"max_tokens\": 9, \"stream\": true}";
-  int calls = 0;
+  int calls = 0, chunks, counts[2] = {0, 0};
+  static char deep[600];
   OK(mistral_chat(model, request, strlen(request), NULL, NULL, NULL, &response));
   CHECK(strstr(mistral_buf_data(response), "\"chat.completion\"") != NULL);
   OK(mistral_buf_free(response));
   response = NULL;
   CHECK(mistral_chat(model, stream, strlen(stream), NULL, on_chunk, &calls, &response) == MISTRAL_E_CANCELLED);
   CHECK(calls == 3 && response == NULL);
+  /* The last chunk as well as any. */
+  OK(mistral_chat(model, stream, strlen(stream), NULL, on_chunk_until, counts, &response));
+  OK(mistral_buf_free(response));
+  response = NULL;
+  for (chunks = counts[0]; counts[1] < chunks;) {
+    counts[0] = 0;
+    counts[1]++;
+    CHECK(mistral_chat(model, stream, strlen(stream), NULL, on_chunk_until, counts, &response) == MISTRAL_E_CANCELLED);
+    CHECK(counts[0] == counts[1] && response == NULL);
+  }
   CHECK(mistral_chat(model, stream, strlen(stream), NULL, NULL, NULL, &response) == MISTRAL_E_NULL);
+  /* It is read as mistral_chat_encode reads it, whose parser goes deeper than that of the options. */
+  strcpy(deep, "{\"messages\": [{\"role\": \"user\", \"content\": \"x\"}], \"tools\": [{\"function\": {\"name\": \"f\", \"parameters\": {\"x\": ");
+  memset(deep + strlen(deep), '[', 130);
+  memset(deep + strlen(deep), ']', 130);
+  strcat(deep, "}}}]}");
+  CHECK(mistral_chat(model, deep, strlen(deep), NULL, NULL, NULL, &response) == MISTRAL_E_UNSUPPORTED && last_error_has("tools"));
   CHECK(mistral_chat(model, "{}", 2, NULL, NULL, NULL, &response) == MISTRAL_E_ARGUMENT && last_error_has("messages"));
   CHECK(mistral_chat(model, "{\"secret", 8, NULL, NULL, NULL, &response) == MISTRAL_E_ARGUMENT);
   CHECK(last_error_has("request") && !last_error_has("secret"));
