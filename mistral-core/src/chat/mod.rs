@@ -6,6 +6,7 @@ mod encode;
 mod fields;
 mod guard;
 pub mod jinja;
+mod jinja_message;
 pub mod json;
 mod json_parser;
 pub mod message;
