@@ -1033,7 +1033,11 @@ mistral_status mistral_generation_free(struct mistral_generation *MISTRAL_NULLAB
  * computes: it reads all files of the model), and of which text it says so (`output.sha256`, of
  * `message.content`).
  *
- * Non-zero from `callback` ends the call with `MISTRAL_E_CANCELLED`.
+ * If the last message is the assistant's and says `"prefix": true`, the answer goes on from it and begins with it, in
+ * the response and in the chunks. `"local_time"` of a request is as the option of `mistral_chat_encode`: the library
+ * does not look at a clock for it.
+ *
+ * Non-zero from `callback` ends the call with `MISTRAL_E_CANCELLED`, at the last chunk as well.
  *
  * Ownership: the caller frees `*response` with `mistral_buf_free`.
  * Encoding: `request`, the chunks and the response are UTF-8 JSON.
@@ -1082,11 +1086,11 @@ mistral_status mistral_session_chat(struct mistral_session *MISTRAL_NONNULL sess
 
 /**
  * Turns a chat-completions request into the tokens that the model reads for it. Of the request, `messages`,
- * `tools`, `response_format` and `reasoning_effort` change them; the other fields are checked.
+ * `tools`, `response_format`, `reasoning_effort` and `local_time` change them; the other fields are checked.
  *
  * `options` is a JSON object: `mode` (`"test"`, the default; `"serving"`, `"finetuning"`, `"agnostic"`: the
  * rules of how a conversation may end, by their names in mistral-common), `local_time` (seconds since 1970
- * in local time, for the templates that write the date).
+ * in local time, for the templates that write the date; it goes before the field `local_time` of the request).
  *
  * `*count` is written also with `MISTRAL_E_BUFFER_TOO_SMALL`: the number of tokens that there are.
  *

@@ -30,7 +30,9 @@ use crate::types::*;
 /// computes: it reads all files of the model), and of which text it says so (`output.sha256`, of
 /// `message.content`).
 ///
-/// `"local_time"` of a request is as the option of `mistral_chat_encode`: the library does not look at a clock for it.
+/// If the last message is the assistant's and says `"prefix": true`, the answer goes on from it and begins with it, in
+/// the response and in the chunks. `"local_time"` of a request is as the option of `mistral_chat_encode`: the library
+/// does not look at a clock for it.
 ///
 /// Non-zero from `callback` ends the call with `MISTRAL_E_CANCELLED`, at the last chunk as well.
 ///

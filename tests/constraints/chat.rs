@@ -256,7 +256,7 @@ fn an_answer_goes_on_from_its_beginning() {
                 {"role": "assistant", "content": beginning, "prefix": true}]);
             ask(&model, &request(0, json!({"messages": messages, "response_format": format})))
         };
-        let content = of("The answer").unwrap()["choices"][0]["message"]["content"].clone();
+        let content = of("The answer").unwrap()["message"]["content"].clone();
         assert!(matches("The answer is (yes|no)\\.")(content.as_str().unwrap()), "{name}: {content}");
         let error = of("An answer").unwrap_err().to_string();
         assert!(error.contains("messages[1].content"), "{name}: {error}");

@@ -101,10 +101,12 @@ fn sampled(temperature: f32, seed: u64) -> SamplingParams {
     }
 }
 
+const PROMPT: [u32; 3] = [1, 5, 7];
+
 fn generate(model: &Arc<Model>, options: &GenerateOptions) -> Result<Vec<Event>, Error> {
     let mut session = model.session(&SessionOptions { context: Some(512), ..SessionOptions::default() })?;
     let mut control = Control::none();
-    let mut generation = session.generate(&[1, 5, 7], options, &mut control)?;
+    let mut generation = session.generate(&PROMPT, options, &mut control)?;
     std::iter::from_fn(|| generation.next(&mut control)).collect()
 }
 
@@ -191,7 +193,9 @@ fn every_answer_obeys_or_is_cut_off() {
                 let text = text(&events);
                 let mut tokens: Vec<u32> = events.iter().map(|event| event.token).collect();
                 tokens.retain(|token| !model.eos_token_ids().contains(token));
-                assert_eq!(tokenizer.decode(&tokens, true).unwrap(), text, "{name}");
+                // The answer goes on from the text of the prompt.
+                let decode = |tokens: &[u32]| tokenizer.decode(tokens, true).unwrap();
+                assert_eq!(decode(&[&PROMPT[..], &tokens[..]].concat()), decode(&PROMPT) + &text, "{name}");
                 assert!(events.iter().all(|event| event.logprob.is_some_and(|p| p <= 0.0)));
                 match finish(&events) {
                     FinishReason::Stop => {
