@@ -4,7 +4,7 @@ use minijinja::Value;
 
 use crate::chat::encode::Fragment;
 use crate::chat::json::{Dialect, Json};
-use crate::chat::message::{Chunk, Content, Message, NO_ID};
+use crate::chat::message::{Chunk, Content, Message, NO_ID, Role};
 use crate::error::{Error, Result};
 
 /// What a template does with the content of a message, as far as its source tells.
@@ -16,6 +16,8 @@ pub(super) struct Reads {
     pub chunks: bool,
     /// It takes thinking as one of them.
     pub thinking: bool,
+    /// It makes one text of what a tool says, and would write a list of chunks as Python does.
+    pub tool_text: bool,
 }
 
 impl Reads {
@@ -28,6 +30,7 @@ impl Reads {
             none: reads(&["content is none", "content is not none"]),
             chunks: thinking || reads(&["type == text"]),
             thinking,
+            tool_text: reads(&["content|string", "content | string"]),
         }
     }
 }
@@ -58,9 +61,13 @@ pub(super) fn reasoning(message: &Message) -> String {
 /// The content of a message as a template takes it. None at all is an empty text, as for vLLM, to all that do not ask for it: many add
 /// to it.
 fn content_value(message: &Message, reads: Reads) -> Value {
+    let takes_chunks = reads.chunks && !(message.role == Role::Tool && reads.tool_text);
     let chunks: Vec<&Chunk> = match &message.content {
         None if reads.none => return Value::from(()),
-        Some(Content::Chunks(chunks)) if reads.chunks => {
+        Some(Content::Chunks(chunks)) if takes_chunks && chunks.is_empty() => {
+            return Value::from(Vec::<Value>::new());
+        }
+        Some(Content::Chunks(chunks)) if takes_chunks => {
             chunks.iter().filter(|c| is_given(c, reads)).collect()
         }
         _ => Vec::new(),

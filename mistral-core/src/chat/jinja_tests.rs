@@ -130,6 +130,12 @@ fn content_that_is_absent() {
 fn chunks_of_content() {
     const CHUNKS: &str = "{% for m in messages[1:] %}{% if m.content is string %}{{ m.content }}{% else %}{% for c in m.content %}{% if c['type'] == 'text' %}({{ c['text'] }}){% elif c['type'] == 'thinking' %}<{{ c['thinking'] }}{% if c.get('closed', true) %}>{% endif %}{% else %}{{ raise_exception('no') }}{% endif %}{% endfor %}{% endif %}{{ m.reasoning_content }}{% endfor %}";
     let text_only = CHUNKS.replace("'thinking'", "'other'");
+    let tool = format!(
+        "{{% if messages[1].role == 'tool' %}}{{{{ messages[1].content|string }}}}{{% else %}}{CHUNKS}{{% endif %}}"
+    );
+    let of_kind = "{% if messages[1].content is string %}text{% elif messages[1]['type'] == 'text' %}{% else %}list{% endif %}";
+    let none = r#"{"role": "user", "content": []}"#;
+    let said = r#"{"role": "tool", "tool_call_id": "x", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}"#;
     let field = "{{ messages[1].reasoning_content }}|{{ messages[1].content }}";
     let texts =
         r#"{"role": "assistant", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}"#;
@@ -151,6 +157,10 @@ fn chunks_of_content() {
         (field, thinks, Some("t|a")),
         (field, texts, Some("|a\nb")),
         (field, system, None),
+        (of_kind, none, Some("list")),
+        (of_kind, one, Some("text")),
+        (&tool, said, Some("a\nb")),
+        (CHUNKS, said, Some("(a)(b)")),
         (CHATML, thinks, None),
         (CHATML, beside, None),
         (CHATML, system, None),
