@@ -11,7 +11,7 @@ use mistral_core::quant::Format;
 use mistral_core::sampler::SamplingParams;
 use mistral_core::testing::{self, TempFolder};
 use mistral_core::{
-    CancelToken, Control, Error, GenerateOptions, Model, ModelOptions, Session, SessionOptions,
+    CancelToken, Control, Error, GenerateOptions, Limits, Model, ModelOptions, Session, SessionOptions,
 };
 use serde_json::Value;
 use sha2::Sha256;
@@ -89,7 +89,15 @@ fn mac(tokens: &[u32]) -> String {
 fn generate(session: &mut Session, ids: &[u32], count: usize) -> mistral_core::Result<Vec<u32>> {
     let options = GenerateOptions {
         max_tokens: Some(count),
-        sampling: SamplingParams { temperature: 0.7, seed: u64::MAX, ..SamplingParams::default() },
+        sampling: SamplingParams {
+            temperature: 0.7,
+            penalty_window: Some(5),
+            seed: u64::MAX,
+            logprobs: Some(2),
+            ..SamplingParams::default()
+        },
+        prompt_lookup: 3,
+        show_special: true,
         caller_ref: Some("case 12".to_owned()),
         ..GenerateOptions::default()
     };
@@ -141,7 +149,13 @@ fn every_call_is_written_before_and_after_it_runs() {
     for key in ["utc", "monotonic_ns", "build_id", "duration_ns", "options", "hash", "prev_hash"] {
         assert!(!end[key].is_null(), "{key}");
     }
-    assert_eq!(end["options"]["temperature"], "0.7");
+    let options: Value = serde_json::from_str(
+        r#"{"constraint": null, "frequency_penalty": "0", "ignore_eos": false, "logit_bias": 0, "logprobs": "2", "max_tokens": "4",
+        "min_p": "0", "penalty_window": "5", "presence_penalty": "0", "prompt_lookup": 3, "repetition_penalty": "1",
+        "show_special": true, "stop": 0, "stop_tokens": 0, "temperature": "0.7", "top_k": 0, "top_p": "1"}"#,
+    )
+    .unwrap();
+    assert_eq!(end["options"], options);
     // The prompt of a later call is all that it sees.
     let timeline = [&[1, 2, 3], &first[..], &[5]].concat();
     assert_eq!(records[3]["prompt_hmac"], mac(&timeline));
@@ -163,9 +177,44 @@ fn calls_that_fail_or_are_given_up_say_so() {
     let mut generation = session.generate(&[1], &GenerateOptions::default(), &mut Control::none()).unwrap();
     assert!(matches!(generation.next(&mut control), Some(Err(Error::Cancelled))));
     drop(generation);
+    let wrong = SamplingParams { top_p: 7.0, logprobs: Some(usize::MAX), ..SamplingParams::default() };
+    assert!(matches!(session.sample(&wrong, &mut Control::none()), Err(Error::Argument { .. })));
     let ends: Vec<Value> = scene.records().into_iter().filter(|record| record["event"] == "end").collect();
     let statuses: Vec<&str> = ends.iter().map(|record| record["status"].as_str().unwrap()).collect();
-    assert_eq!(statuses, ["argument", "abandoned", "cancelled", "cancelled"]);
+    assert_eq!(statuses, ["argument", "abandoned", "cancelled", "cancelled", "argument"]);
+}
+
+#[test]
+fn of_a_prompt_that_is_too_long_only_its_length_is_written() {
+    let scene = Scene::new();
+    let model = scene.open(Some(AuditOptions { text: true, ..scene.options() }));
+    let mut session = session(&model);
+    session.prefill(&[1, 2], &mut Control::none()).unwrap();
+    let full = [3; 63];
+    assert!(matches!(session.prefill(&full, &mut Control::none()), Err(Error::ContextFull { .. })));
+    assert!(matches!(session.score(&full, &mut Control::none()), Err(Error::ContextFull { .. })));
+    assert!(matches!(generate(&mut session, &full, 1), Err(Error::ContextFull { .. })));
+    let limits = Limits { max_prompt_tokens: Some(3), ..Limits::default() };
+    let mut session = session.with_limits(limits);
+    assert!(matches!(session.prefill(&[3; 4], &mut Control::none()), Err(Error::Limit { .. })));
+    session.prefill(&[3; 3], &mut Control::none()).unwrap();
+    let ends: Vec<Value> = scene.records().into_iter().filter(|record| record["event"] == "end").collect();
+    let said = |record: &Value| {
+        let hmac = record["prompt_hmac"].as_str().map(str::to_owned);
+        (record["status"].as_str().unwrap().to_owned(), record["prompt_tokens"].as_u64().unwrap(), hmac)
+    };
+    let refused = |status: &str, tokens| (status.to_owned(), tokens, None);
+    assert_eq!(
+        ends.iter().map(said).collect::<Vec<_>>(),
+        [
+            ("ok".to_owned(), 2, Some(mac(&[1, 2]))),
+            refused("context_full", 65),
+            refused("context_full", 65),
+            refused("context_full", 65),
+            refused("limit", 6),
+            ("ok".to_owned(), 5, Some(mac(&[1, 2, 3, 3, 3]))),
+        ]
+    );
 }
 
 #[test]

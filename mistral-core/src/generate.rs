@@ -68,7 +68,7 @@ impl Default for GenerateOptions {
 }
 
 impl GenerateOptions {
-    /// What an audit record says of them: no text of the host, and fractions as text.
+    /// What an audit record says of them: no text of the host; fractions, and numbers that it has not checked, as text.
     pub(crate) fn record(&self) -> Value {
         let sampling = &self.sampling;
         json!({
@@ -77,8 +77,12 @@ impl GenerateOptions {
             "repetition_penalty": sampling.repetition_penalty.to_string(),
             "presence_penalty": sampling.presence_penalty.to_string(),
             "frequency_penalty": sampling.frequency_penalty.to_string(),
+            "penalty_window": sampling.penalty_window.map(|n| n.to_string()),
+            "logprobs": sampling.logprobs.map(|n| n.to_string()),
             "logit_bias": sampling.logit_bias.len(), "stop": self.stop.len(), "stop_tokens": self.stop_tokens.len(),
             "max_tokens": self.max_tokens.map(|n| n.to_string()), "ignore_eos": self.ignore_eos,
+            "prompt_lookup": self.prompt_lookup, "show_special": self.show_special,
+            "constraint": self.constraint.as_ref().map(ConstraintSpec::name),
         })
     }
 }
@@ -361,4 +365,19 @@ fn constraint(
         return Err(Error::argument("constraint_prefix", "a whole answer", "the beginning of one"));
     }
     Ok(Some(state))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_names_the_kind_of_a_constraint_and_quotes_nothing() {
+        let regex = ConstraintSpec::Regex("canary".to_owned());
+        let stop = vec!["canary".to_owned()];
+        let options = GenerateOptions { constraint: Some(regex), stop, ..GenerateOptions::default() };
+        let record = options.record();
+        assert_eq!((&record["constraint"], &record["stop"]), (&json!("regex"), &json!(1)));
+        assert!(!record.to_string().contains("canary"), "{record}");
+    }
 }

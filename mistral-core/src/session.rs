@@ -183,7 +183,8 @@ impl Session {
         Ok(self)
     }
 
-    /// Writes that a call begins, if there is a log.
+    /// Writes that a call begins, if there is a log. Of tokens that are too many for the call, which will refuse them, it says only how many they
+    /// are.
     pub(crate) fn begin(
         &self,
         call: &str,
@@ -191,18 +192,16 @@ impl Session {
         options: Option<&GenerateOptions>,
     ) -> Result<Option<Call>> {
         let Some(audit) = &self.audit else { return Ok(None) };
-        let mut prompt = self.tokens.iter().chain(ids).copied();
-        let text = || {
-            let tokenizer = self.model.tokenizer().ok()?;
-            tokenizer.decode(&self.tokens.iter().chain(ids).copied().collect::<Vec<_>>(), false).ok()
-        };
+        let text = |tokens: &[u32]| self.model.tokenizer().ok()?.decode(tokens, false).ok();
         let about = About {
+            prompt: self.check_length(ids.len()).is_ok().then_some([&self.tokens[..], ids]),
+            prompt_tokens: self.tokens.len().saturating_add(ids.len()),
             options: options.map(GenerateOptions::record).unwrap_or_default(),
             seed: options.map(|options| options.sampling.seed),
             caller_ref: options.and_then(|options| options.caller_ref.as_deref()),
             text: &text,
         };
-        audit.begin(call, &mut prompt, about).map(Some)
+        audit.begin(call, about).map(Some)
     }
 
     /// Runs `body` between the records of its beginning and of its end.
@@ -325,7 +324,6 @@ impl Session {
 
     /// [`Session::prefill`], as a part of a call that is recorded.
     pub(crate) fn extend(&mut self, ids: &[u32], control: &mut Control<'_>) -> Result<()> {
-        self.limits.check_prompt(ids.len())?;
         let keep = self.append(ids)?;
         if self.tokens.is_empty() {
             return Err(Error::argument("tokens", "none", "at least one token"));
@@ -356,18 +354,27 @@ impl Session {
         let options =
             audited.then(|| GenerateOptions { sampling: params.clone(), ..GenerateOptions::default() });
         let mut call = self.begin("sample", &[], options.as_ref())?;
-        let vocab_size = self.model.vocab_size();
-        let mut steps = match self.steps.take_if(|steps| steps.sampler.params() == params) {
-            Some(steps) => steps,
-            None => Box::new(Steps { sampler: Sampler::new(params.clone(), vocab_size)?, seen: 0 }),
-        };
-        let result = self.sample_with(&mut steps, control);
-        self.steps = Some(steps);
+        let result = self.steps_of(params).and_then(|mut steps| {
+            let sampled = self.sample_with(&mut steps, control);
+            self.steps = Some(steps);
+            sampled
+        });
         if let (Some(call), Ok(sampled)) = (&mut call, &result) {
             let bytes = self.model.tokenizer().ok().and_then(|t| t.token_bytes(sampled.token));
             call.token(sampled.token, &bytes.unwrap_or_default());
         }
         call.map_or(Ok(()), |call| call.end(&result, None)).and(result)
+    }
+
+    /// Those that are under way with `params`, or new ones.
+    fn steps_of(&mut self, params: &SamplingParams) -> Result<Box<Steps>> {
+        match self.steps.take_if(|steps| steps.sampler.params() == params) {
+            Some(steps) => Ok(steps),
+            None => {
+                let sampler = Sampler::new(params.clone(), self.model.vocab_size())?;
+                Ok(Box::new(Steps { sampler, seen: 0 }))
+            }
+        }
     }
 
     fn sample_with(&mut self, steps: &mut Steps, control: &mut Control<'_>) -> Result<SampledToken> {
@@ -391,7 +398,6 @@ impl Session {
     }
 
     fn score_rows(&mut self, ids: &[u32], control: &mut Control<'_>) -> Result<Vec<f32>> {
-        self.limits.check_prompt(ids.len())?;
         let before = self.append(ids)?;
         if ids.is_empty() {
             return Err(Error::argument("tokens", "none", "at least one token"));
@@ -499,14 +505,21 @@ impl Session {
         self.decode.tokens += 1;
     }
 
-    /// Appends `ids` and returns the length of the timeline before.
-    fn append(&mut self, ids: &[u32]) -> Result<usize> {
-        // The length first: where a host counts wrongly, as with a negative number, there are no such tokens to look at.
-        let before = self.tokens.len();
-        let needed = before.saturating_add(ids.len());
+    /// Whether so many tokens may be appended.
+    fn check_length(&self, count: usize) -> Result<()> {
+        self.limits.check_prompt(count)?;
+        let needed = self.tokens.len().saturating_add(count);
         if needed > self.cache.capacity {
             return Err(Error::ContextFull { needed, capacity: self.cache.capacity });
         }
+        Ok(())
+    }
+
+    /// Appends `ids` and returns the length of the timeline before.
+    fn append(&mut self, ids: &[u32]) -> Result<usize> {
+        // The length first: where a host counts wrongly, as with a negative number, there are no such tokens to look at.
+        self.check_length(ids.len())?;
+        let before = self.tokens.len();
         let vocab_size = self.model.vocab_size();
         if let Some(i) = ids.iter().position(|&id| id as usize >= vocab_size) {
             let expected = format!("a token below {vocab_size}");

@@ -36,11 +36,11 @@ static mistral_status generate(mistral_session *session, const uint32_t *tokens,
 }
 
 /* GGML_ASSERT(n_tokens_all <= cparams.n_batch): a prompt longer than a batch. Here only the context bounds it. */
-static void long_prompts(void) {
+static void long_prompts(const char *options) {
   static uint32_t tokens[5000];
   float embedding[32];
   size_t count = 0;
-  mistral_session *session = session_of("{\"context\": 4096}");
+  mistral_session *session = session_of(options);
   OK(mistral_prefill(session, tokens, 4000, NULL, NULL, NULL));
   CHECK(mistral_prefill(session, tokens, 5000, NULL, NULL, NULL) == MISTRAL_E_CONTEXT_FULL);
   /* A count that was negative before it was converted (GHSA-7rxv-5jhh-j6xx): what it counts is not looked at. */
@@ -197,9 +197,14 @@ static void requests(void) {
 }
 
 int main(int argc, char **argv) {
+  char audited[4096];
   CHECK(argc == 2);
+  CHECK(snprintf(audited, sizeof audited, "{\"context\": 4096, \"audit\": {\"path\": \"%s.log\", \"text\": true, \"key\": \"%032d\"}}",
+                 argv[1], 0) < (int)sizeof audited);
   OK(mistral_model_open(LEN(argv[1]), NULL, 0, NULL, NULL, NULL, &model));
-  long_prompts();
+  long_prompts("{\"context\": 4096}");
+  /* A log has nothing of them either. */
+  long_prompts(audited);
   tokens_that_are_none();
   contexts();
   nothing_yet();

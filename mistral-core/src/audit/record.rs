@@ -8,7 +8,7 @@ use crate::provenance::{hex, unhex};
 /// What comes before the first record.
 pub(super) const GENESIS: [u8; 32] = [0; 32];
 /// Integers beyond this are not exact in every reader of JSON.
-const MAX_INTEGER: u64 = 1 << 53;
+pub(super) const MAX_INTEGER: u64 = 1 << 53;
 
 /// A place in a chain: a record and all that come before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +54,14 @@ pub(super) fn unseal(line: &[u8]) -> Result<(Map<String, Value>, Link), &'static
     }
     let Value::Object(fields) = rest else { return Err("a line that is no record") };
     Ok((fields, Link { seq, hash: claimed }))
+}
+
+/// How records begin: with the least of the keys of what runs, and of a repair.
+const BEGINNINGS: [&[u8]; 2] = [br#"{"adapter_digests":["#, br#"{"dropped_bytes":"#];
+
+/// Whether `torn`, which ends too early for a record, may be the beginning of one.
+pub(super) fn may_begin(torn: &[u8]) -> bool {
+    BEGINNINGS.iter().any(|start| start.iter().zip(torn).all(|(a, b)| a == b))
 }
 
 fn hash(prev: &[u8; 32], canonical: &str) -> [u8; 32] {

@@ -7,6 +7,7 @@ use hmac::{Hmac, Mac};
 use serde_json::{Map, Value, json};
 use sha2::Sha256;
 
+use super::record::MAX_INTEGER;
 use super::{AuditLog, AuditOptions};
 use crate::error::{Error, Result};
 use crate::provenance::hex;
@@ -47,31 +48,28 @@ impl Attached {
         self.write(fields).map(drop)
     }
 
-    /// Writes that a call begins: `prompt` is all that the model sees before its first own token.
+    /// Writes that a call begins.
     ///
     /// # Errors
     /// [`Error::Audit`] where the log is required and cannot be written: the call must not run.
-    pub fn begin(&self, call: &str, prompt: &mut dyn Iterator<Item = u32>, about: About<'_>) -> Result<Call> {
+    pub fn begin(&self, call: &str, about: About<'_>) -> Result<Call> {
         let mut fields = self.common("begin");
         let mac = self.options.key.as_ref().map(|key| key.mac());
-        let (mut digest, mut count) = (mac.clone(), 0u64);
-        for token in prompt {
-            count += 1;
-            if let Some(digest) = &mut digest {
-                digest.update(&token.to_le_bytes());
-            }
-        }
-        let digest = digest.map(|mac| hex(&mac.finalize().into_bytes()));
+        let digest = mac.clone().zip(about.prompt).map(|(mut mac, prompt)| {
+            prompt.into_iter().flatten().for_each(|token| mac.update(&token.to_le_bytes()));
+            hex(&mac.finalize().into_bytes())
+        });
         fields.insert("call".to_owned(), call.into());
         fields.insert("prompt_hmac".to_owned(), digest.into());
-        fields.insert("prompt_tokens".to_owned(), count.into());
+        fields.insert("prompt_tokens".to_owned(), (about.prompt_tokens as u64).min(MAX_INTEGER).into());
         fields.insert("options".to_owned(), about.options);
         fields.insert("seed".to_owned(), about.seed.map(|seed| seed.to_string()).into());
         if let Some(reference) = about.caller_ref {
             fields.insert("caller_ref".to_owned(), reference.into());
         }
         if self.options.text {
-            fields.insert("prompt".to_owned(), (about.text)().into());
+            let text = about.prompt.and_then(|prompt| (about.text)(&prompt.concat()));
+            fields.insert("prompt".to_owned(), text.into());
         }
         let begin_seq = self.write(fields.clone())?;
         fields.insert("begin_seq".to_owned(), begin_seq.into());
@@ -109,11 +107,16 @@ impl Attached {
 
 /// What is known of a call before it runs.
 pub(crate) struct About<'a> {
+    /// All that the model sees before its first own token: the timeline, and the tokens of the call. `None`: the call will be refused because
+    /// they are too many, and nobody has looked whether they are there.
+    pub prompt: Option<[&'a [u32]; 2]>,
+    /// How many they are, or are said to be.
+    pub prompt_tokens: usize,
     pub options: Value,
     pub seed: Option<u64>,
     pub caller_ref: Option<&'a str>,
-    /// The text of the prompt, if it is to be written down.
-    pub text: &'a dyn Fn() -> Option<String>,
+    /// The text of a prompt, if it is to be written down.
+    pub text: &'a dyn Fn(&[u32]) -> Option<String>,
 }
 
 /// A call that was begun. One that is dropped before its end was abandoned, and that is written as well.

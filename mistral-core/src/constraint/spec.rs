@@ -54,8 +54,8 @@ pub struct Part {
 }
 
 impl ConstraintSpec {
-    /// What errors call the constraint.
-    pub(super) fn name(&self) -> &'static str {
+    /// What errors and records call the constraint.
+    pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::JsonObject => "json_object",
             Self::JsonSchema(_) => "json_schema",
