@@ -1,7 +1,7 @@
 //! The files of a log: `NAME`, which is written to, and `NAME.1`, `NAME.2`, ..., which were, oldest first.
 
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use super::record::{self, Link};
@@ -22,11 +22,75 @@ pub(super) fn rotated(path: &Path) -> Result<Vec<u64>> {
     let mut numbers = Vec::new();
     for entry in std::fs::read_dir(&folder).map_err(|e| Error::io(&folder, e))? {
         let name = entry.map_err(|e| Error::io(&folder, e))?.file_name();
-        let number = name.to_str().and_then(|name| name.strip_prefix(&start)).and_then(|n| n.parse().ok());
-        numbers.extend(number.filter(|n: &u64| *n > 0));
+        numbers.extend(name.to_str().and_then(|name| name.strip_prefix(&start)).and_then(number));
     }
     numbers.sort_unstable();
     Ok(numbers)
+}
+
+/// The number of a rotated file, written as rotation writes it: `01` is none.
+fn number(text: &str) -> Option<u64> {
+    text.parse().ok().filter(|number: &u64| *number > 0 && number.to_string() == text)
+}
+
+/// Whether `file` is a name that the log at `log` uses, or may come to use.
+pub(super) fn belongs(file: &Path, log: &Path) -> bool {
+    let rest = file.as_os_str().as_encoded_bytes().strip_prefix(log.as_os_str().as_encoded_bytes());
+    match rest.and_then(|rest| std::str::from_utf8(rest).ok()) {
+        Some("" | ".lock" | ".new") => true,
+        Some(rest) => rest.strip_prefix('.').and_then(number).is_some(),
+        None => false,
+    }
+}
+
+/// `path`, from the root and with no link in its folder.
+pub(super) fn place(path: &Path) -> io::Result<PathBuf> {
+    let name = path.file_name().ok_or_else(|| io::Error::other("it is no name of a file"))?;
+    Ok(std::fs::canonicalize(folder(path))?.join(name))
+}
+
+/// Opens a file of a log to read it.
+pub(super) fn open(path: &Path) -> io::Result<File> {
+    // Before it is opened: opening a pipe would wait for its writer.
+    check_regular(&std::fs::metadata(path)?)?;
+    File::open(path)
+}
+
+/// Opens a file to append to it, or makes it. Not through a link, which would be a second name for one log.
+pub(super) fn open_own(path: &Path) -> io::Result<File> {
+    match std::fs::symlink_metadata(path) {
+        Ok(metadata) => check_regular(&metadata)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    OpenOptions::new().create(true).append(true).open(path)
+}
+
+fn check_regular(metadata: &std::fs::Metadata) -> io::Result<()> {
+    match metadata.is_file() {
+        true => Ok(()),
+        false if metadata.is_symlink() => Err(io::Error::other("a symbolic link, not a regular file")),
+        false => Err(io::Error::other("not a regular file")),
+    }
+}
+
+/// Locks a file; `held` says what it means that it is locked.
+pub(super) fn lock(file: &File, held: &str) -> io::Result<()> {
+    file.try_lock().map_err(|error| match error {
+        TryLockError::WouldBlock => io::Error::other(held),
+        TryLockError::Error(error) => error,
+    })
+}
+
+/// Locks the log itself, for it may have two names (hard links) with a lock file each. Not where a lock keeps readers out.
+pub(super) fn lock_itself(log: &File) -> io::Result<()> {
+    if cfg!(unix) { lock(log, "another process writes it, or this one under another name") } else { Ok(()) }
+}
+
+/// Not left to closing the file: a child of `fork` has it too, and would go on holding the lock.
+pub(super) fn unlock(file: &File) {
+    // What fails, fails because it was not locked.
+    drop(file.unlock());
 }
 
 /// The folder of a log.
@@ -58,7 +122,7 @@ pub(super) struct Tail {
 
 /// Reads the end of a file.
 pub(super) fn tail(path: &Path) -> Result<Tail> {
-    let mut file = File::open(path).map_err(|e| Error::io(path, e))?;
+    let mut file = open(path).map_err(|e| Error::io(path, e))?;
     let len = file.metadata().map_err(|e| Error::io(path, e))?.len();
     let mut take = 64 << 10;
     loop {
@@ -85,7 +149,21 @@ pub(super) fn tail(path: &Path) -> Result<Tail> {
             let record = record::unseal(&bytes[line..end - 1]);
             let (_, link) = record.map_err(|what| failed(path, format!("it ends with {what}: verify it")))?;
             tail.last = Some(link);
+            check_first(&mut file, path)?;
+        }
+        if !record::may_begin(&tail.torn) {
+            return Err(failed(path, "it ends with what is not the beginning of a record: it is no log"));
         }
         return Ok(tail);
     }
+}
+
+/// Refuses a file that does not begin with a record.
+fn check_first(file: &mut File, path: &Path) -> Result<()> {
+    let mut line = Vec::new();
+    file.rewind().map_err(|e| Error::io(path, e))?;
+    let mut start = BufReader::new(file.take(MAX_LINE));
+    start.read_until(b'\n', &mut line).map_err(|e| Error::io(path, e))?;
+    let first = record::unseal(line.strip_suffix(b"\n").unwrap_or(&line));
+    first.map(drop).map_err(|what| failed(path, format!("it begins with {what}: it is no log")))
 }

@@ -18,7 +18,8 @@ mod verify;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::process;
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use hmac::{Hmac, KeyInit, Mac};
@@ -87,7 +88,8 @@ impl Drop for AuditKey {
 /// Where and how a model or a session is audited.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuditOptions {
-    /// The log. It goes on where it ended; `PATH.lock` beside it keeps other processes out. Models and sessions that name the same log share it.
+    /// The log: a regular file and no link, which goes on where it ended. `PATH.lock` beside it keeps other processes out, those forked from this one
+    /// among them. Models and sessions that name the same log share it.
     pub path: PathBuf,
     /// Nothing runs that cannot be written down, and no answer is finished.
     pub required: bool,
@@ -132,10 +134,26 @@ impl AuditOptions {
         if let Some(bytes) = self.rotate_bytes.filter(|bytes| *bytes < MIN_ROTATE) {
             return Err(Error::argument("rotate_bytes", bytes, format!("at least {MIN_ROTATE}")));
         }
-        if self.sync == SyncPolicy::Every(0) || self.checkpoint.as_ref().is_some_and(|c| c.every == 0) {
-            return Err(Error::argument("sync or every", 0, "at least 1 record"));
+        if self.sync == SyncPolicy::Every(0) {
+            return Err(Error::argument("sync_every", 0, "at least 1 record"));
+        }
+        if self.checkpoint.as_ref().is_some_and(|c| c.every == 0) {
+            return Err(Error::argument("checkpoint.every", 0, "at least 1 record"));
         }
         check_caller_ref(self.caller_ref.as_deref())
+    }
+
+    /// The log by the path of its folder without links. A checkpoint must not take its place, nor that of its other files.
+    fn place(&self) -> Result<PathBuf> {
+        let log = files::place(&self.path).map_err(|e| failed(&self.path, e))?;
+        let Some(checkpoint) = &self.checkpoint else { return Ok(log) };
+        // One whose folder is not there is in no log's way.
+        let Ok(place) = files::place(&checkpoint.path) else { return Ok(log) };
+        if [&place, &files::with_suffix(&place, ".new")].into_iter().any(|file| files::belongs(file, &log)) {
+            let expected = "a file that is none of the log's";
+            return Err(Error::argument("checkpoint.path", checkpoint.path.display(), expected));
+        }
+        Ok(log)
     }
 }
 
@@ -213,43 +231,73 @@ pub struct AuditLog {
     options: AuditOptions,
     writer: Mutex<Writer>,
     opened: Instant,
+    /// The process that opened it: a child of `fork` has it in memory, and must leave it alone.
+    process: u32,
 }
 
-/// The logs that are open in this process.
-static OPEN: Mutex<Vec<(PathBuf, Weak<AuditLog>)>> = Mutex::new(Vec::new());
+/// The logs that a process has open, and those that it is closing. A child of `fork` has a list of its own behind that of its parent, whose lock
+/// may be held for ever.
+#[derive(Default)]
+struct Open {
+    process: u32,
+    logs: Mutex<Vec<(PathBuf, Weak<AuditLog>)>>,
+    closed: Condvar,
+    child: OnceLock<Box<Self>>,
+}
+
+static OPEN: OnceLock<Open> = OnceLock::new();
+
+impl Open {
+    fn new() -> Self {
+        Self { process: process::id(), ..Self::default() }
+    }
+
+    /// That of this process.
+    fn own() -> &'static Self {
+        let mut open = OPEN.get_or_init(Self::new);
+        while open.process != process::id() {
+            open = open.child.get_or_init(|| Box::new(Self::new()));
+        }
+        open
+    }
+}
 
 impl AuditLog {
-    /// Opens the log of `options`, or joins those who have it open in this process with the same options.
+    /// Opens the log of `options`, or joins those who have it open in this process with the same options. One that is being closed is waited
+    /// for.
     ///
-    /// The beginning of a record that a crash left at its end is cut off, and a record says so.
+    /// The beginning of a record that a crash left at its end is cut off, and a record says so. A file that is no log stays as it is.
     ///
     /// # Errors
-    /// [`Error::Audit`] if it cannot be opened or ends with a damaged record; [`Error::Argument`].
+    /// [`Error::Audit`] if it cannot be opened, is no log, is written by another process or under another name, or ends with a damaged
+    /// record; [`Error::Argument`].
     pub fn open(options: &AuditOptions) -> Result<Arc<Self>> {
         options.check()?;
-        let folder = files::folder(&options.path);
-        let folder = std::fs::canonicalize(&folder).map_err(|e| failed(&options.path, e))?;
-        let name =
-            options.path.file_name().ok_or_else(|| failed(&options.path, "it is no name of a file"))?;
-        let path = folder.join(name);
-        let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
-        open.retain(|(_, log)| log.strong_count() > 0);
-        if let Some(log) = open.iter().find(|(known, _)| *known == path).and_then(|(_, log)| log.upgrade()) {
-            if log.options.same_log(options) {
-                return Ok(log);
+        let path = options.place()?;
+        let open = Open::own();
+        let mut logs = open.logs.lock().unwrap_or_else(PoisonError::into_inner);
+        while let Some((_, log)) = logs.iter().find(|(known, _)| *known == path) {
+            if let Some(log) = log.upgrade() {
+                // Before `log`, which takes this lock where it is the last to go.
+                drop(logs);
+                let expected = "those with which the log is open";
+                let differs = || Error::argument("audit", "other options for one log", expected);
+                return if log.options.same_log(options) { Ok(log) } else { Err(differs()) };
             }
-            let expected = "those with which the log is open";
-            return Err(Error::argument("audit", "other options for one log", expected));
+            logs = open.closed.wait(logs).unwrap_or_else(PoisonError::into_inner);
         }
-        let writer = Writer::open(&path, options)?;
-        let log = Self { options: options.clone(), writer: Mutex::new(writer), opened: Instant::now() };
-        let log = Arc::new(log);
-        open.push((path, Arc::downgrade(&log)));
+        let writer = Mutex::new(Writer::open(&path, options)?);
+        let (options, opened, process) = (options.clone(), Instant::now(), open.process);
+        let log = Arc::new(Self { options, writer, opened, process });
+        logs.push((path, Arc::downgrade(&log)));
         Ok(log)
     }
 
     /// Writes a record: `fields`, and what every record has.
     pub(crate) fn append(&self, mut fields: Map<String, Value>) -> Result<Checkpoint> {
+        if self.process != process::id() {
+            return Err(failed(&self.options.path, "another process writes it"));
+        }
         fields.insert("utc".to_owned(), utc(SystemTime::now()).into());
         fields.insert("monotonic_ns".to_owned(), self.opened.elapsed().as_nanos().to_string().into());
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
@@ -276,9 +324,16 @@ impl AuditLog {
 
 impl Drop for AuditLog {
     fn drop(&mut self) {
+        if self.process != process::id() {
+            return;
+        }
         let writer = self.writer.get_mut().unwrap_or_else(PoisonError::into_inner);
         // Nobody is left to be told; the records are written, and a stale checkpoint is still true.
         drop(writer.close(&self.options));
+        let open = Open::own();
+        let mut logs = open.logs.lock().unwrap_or_else(PoisonError::into_inner);
+        logs.retain(|(path, _)| *path != writer.path);
+        open.closed.notify_all();
     }
 }
 
@@ -293,17 +348,17 @@ struct Writer {
     since_checkpoint: u64,
     /// A record that could not be written could not be taken back either.
     torn: bool,
-    /// Held as long as the log is open; the system lets go of it however the process ends.
-    _lock: File,
+    /// Locked as long as the log is open; the system lets go of it however the process ends.
+    lock: File,
 }
 
 impl Writer {
     fn open(path: &Path, options: &AuditOptions) -> Result<Self> {
         let fail = |e: std::io::Error| failed(path, e);
-        let lock = OpenOptions::new().create(true).append(true).open(files::with_suffix(path, ".lock"));
-        let lock = lock.map_err(fail)?;
-        lock.try_lock().map_err(|_| failed(path, "another process writes it"))?;
-        let file = OpenOptions::new().create(true).append(true).open(path).map_err(fail)?;
+        let lock = files::open_own(&files::with_suffix(path, ".lock")).map_err(fail)?;
+        files::lock(&lock, "another process writes it").map_err(fail)?;
+        let file = files::open_own(path).map_err(fail)?;
+        files::lock_itself(&file).map_err(fail)?;
         let tail = files::tail(path)?;
         let mut last = tail.last;
         if last.is_none()
@@ -319,7 +374,7 @@ impl Writer {
             unsynced: 0,
             since_checkpoint: 0,
             torn: false,
-            _lock: lock,
+            lock,
         };
         if !tail.torn.is_empty() {
             writer.file.set_len(tail.whole).map_err(fail)?;
@@ -371,9 +426,14 @@ impl Writer {
             self.sync()?;
         }
         let numbers = files::rotated(&self.path).map_err(|e| std::io::Error::other(e.to_string()))?;
-        let number = numbers.last().map_or(1, |last| last + 1);
+        let last = numbers.last().copied().unwrap_or_default();
+        let number = last.checked_add(1).ok_or_else(|| {
+            std::io::Error::other(format!("there is a file `.{last}`, and no number after it to rotate to"))
+        })?;
         std::fs::rename(&self.path, files::with_suffix(&self.path, &format!(".{number}")))?;
-        self.file = OpenOptions::new().create_new(true).append(true).open(&self.path)?;
+        let file = OpenOptions::new().create_new(true).append(true).open(&self.path)?;
+        files::lock_itself(&file)?;
+        files::unlock(&std::mem::replace(&mut self.file, file));
         self.len = 0;
         Ok(())
     }
@@ -390,10 +450,11 @@ impl Writer {
     }
 
     fn close(&mut self, options: &AuditOptions) -> Result<()> {
-        if options.sync != SyncPolicy::Never {
-            self.sync().map_err(|e| failed(&self.path, e))?;
-        }
-        self.write_checkpoint(options)
+        let synced = if options.sync == SyncPolicy::Never { Ok(()) } else { self.sync() };
+        let closed = synced.map_err(|e| failed(&self.path, e)).and_then(|()| self.write_checkpoint(options));
+        files::unlock(&self.file);
+        files::unlock(&self.lock);
+        closed
     }
 }
 

@@ -13,7 +13,8 @@ fn temp() -> TempFolder {
 }
 
 fn fields(text: &str) -> Map<String, Value> {
-    Map::from_iter([("event".to_owned(), json!("test")), ("text".to_owned(), json!(text))])
+    let fields = json!({"adapter_digests": [], "event": "test", "text": text});
+    fields.as_object().unwrap().clone()
 }
 
 fn key(byte: u8) -> AuditKey {
@@ -271,4 +272,191 @@ fn a_log_that_cannot_be_written_says_so_and_stays_whole() {
     let text = fs::read_to_string(&path).unwrap();
     fs::write(&path, text.replace("one", "two")).unwrap();
     assert!(AuditLog::open(&other).unwrap_err().to_string().contains("verify it"));
+}
+
+/// The error of opening the log.
+fn refused(options: &AuditOptions) -> Error {
+    let error = AuditLog::open(options).unwrap_err();
+    assert!(matches!(error, Error::Audit { .. } | Error::Argument { .. }), "{error:?}");
+    error
+}
+
+#[test]
+fn what_is_no_log_stays_as_it_is() {
+    let folder = temp();
+    let path = folder.path().join("audit.jsonl");
+    write(&path, 2);
+    let log = fs::read_to_string(&path).unwrap();
+    let binary = [&b"\0\x01\x02binary"[..]; 100].concat();
+    for (content, expected) in [
+        (br#"{"precious": "configuration, no newline at end"}"#.to_vec(), "is no log"),
+        (b"hello".to_vec(), "is no log"),
+        (b"hello\n".to_vec(), "verify it"),
+        (binary, "is no log"),
+        (format!("{log}hello").into_bytes(), "is no log"),
+        (format!("hello\n{log}").into_bytes(), "it begins with"),
+        (format!("hello\n{log}{{\"adapter").into_bytes(), "it begins with"),
+    ] {
+        fs::write(&path, &content).unwrap();
+        let error = refused(&AuditOptions::new(&path)).to_string();
+        assert!(error.contains(&path.display().to_string()) && error.contains(expected), "{error}");
+        assert_eq!(fs::read(&path).unwrap(), content);
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn what_is_no_file_is_refused_and_not_waited_for() {
+    let folder = temp();
+    let at = |name: &str| folder.path().join(name);
+    for name in ["pipe", "piped.lock"] {
+        assert!(process::Command::new("mkfifo").arg(at(name)).status().unwrap().success());
+    }
+    fs::create_dir(at("folder")).unwrap();
+    for name in ["pipe", "folder", "piped"] {
+        assert!(refused(&AuditOptions::new(at(name))).to_string().contains("not a regular file"), "{name}");
+    }
+    for name in ["pipe", "folder"] {
+        let error = check(&at(name), &AuditVerifyOptions::default()).unwrap_err();
+        assert!(matches!(error, Error::Io { .. }) && error.to_string().contains("not a regular file"));
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_log_with_two_names_has_one_writer() {
+    let folder = temp();
+    let at = |name: &str| folder.path().join(name);
+    let options = AuditOptions { rotate_bytes: Some(4096), ..AuditOptions::new(at("log")) };
+    let log = AuditLog::open(&options).unwrap();
+    std::os::unix::fs::symlink(at("log"), at("symbolic")).unwrap();
+    std::os::unix::fs::symlink(folder.path(), at("folder")).unwrap();
+    fs::hard_link(at("log"), at("hard")).unwrap();
+    assert!(refused(&AuditOptions::new(at("symbolic"))).to_string().contains("a symbolic link"));
+    assert!(refused(&AuditOptions::new(at("hard"))).to_string().contains("under another name"));
+    let same = AuditOptions { path: at("folder/log"), ..options.clone() };
+    assert!(Arc::ptr_eq(&AuditLog::open(&same).unwrap(), &log));
+    // The file that rotation begins is locked like the first.
+    (0..30).for_each(|i| _ = log.append(fields(&format!("{i}"))).unwrap());
+    fs::hard_link(at("log"), at("other")).unwrap();
+    assert!(refused(&AuditOptions::new(at("other"))).to_string().contains("under another name"));
+    drop(log);
+    AuditLog::open(&AuditOptions::new(at("other"))).unwrap();
+}
+
+#[cfg(unix)]
+#[test]
+fn a_log_that_is_being_closed_is_waited_for() {
+    let folder = temp();
+    let place = folder.path().join("checkpoint");
+    let options = AuditOptions {
+        checkpoint: Some(CheckpointOptions { path: place.clone(), every: 1000, key: None }),
+        ..AuditOptions::new(folder.path().join("log"))
+    };
+    let log = AuditLog::open(&options).unwrap();
+    log.append(fields("one")).unwrap();
+    // The last checkpoint waits for a reader of this pipe, and with it the end of the log.
+    let pipe = files::with_suffix(&place, ".new");
+    assert!(process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let weak = Arc::downgrade(&log);
+    std::thread::scope(|scope| {
+        scope.spawn(|| drop(log));
+        while weak.strong_count() > 0 {
+            std::thread::yield_now();
+        }
+        let opening = scope.spawn(|| AuditLog::open(&options));
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        let waits = !opening.is_finished();
+        fs::read(&pipe).unwrap();
+        let log = opening.join().unwrap().unwrap();
+        assert!(waits);
+        assert_eq!(log.append(fields("two")).unwrap().seq, 1);
+    });
+}
+
+#[test]
+fn a_child_leaves_the_log_of_its_parent_alone() {
+    let folder = temp();
+    let options = AuditOptions::new(folder.path().join("log"));
+    let log = AuditLog::open(&options).unwrap();
+    log.append(fields("one")).unwrap();
+    // What a child would hold beyond the end of the log.
+    let clones = |writer: &Writer| [&writer.lock, &writer.file].map(|file| file.try_clone().unwrap());
+    let inherited = clones(&log.writer.lock().unwrap());
+    drop(log);
+    let path = options.place().unwrap();
+    let writer = Writer::open(&path, &options).unwrap();
+    drop(inherited);
+    // The parent's, as a child has it: `held` is the parent.
+    let held = clones(&writer);
+    let of_parent = AuditLog {
+        options: options.clone(),
+        writer: Mutex::new(writer),
+        opened: Instant::now(),
+        process: process::id() + 1,
+    };
+    assert!(of_parent.append(fields("two")).unwrap_err().to_string().contains("another process"));
+    drop(of_parent);
+    assert!(refused(&options).to_string().contains("another process"));
+    drop(held);
+    assert_eq!(AuditLog::open(&options).unwrap().append(fields("two")).unwrap().seq, 1);
+}
+
+#[test]
+fn a_checkpoint_does_not_take_the_place_of_the_log() {
+    let folder = temp();
+    let with = |log: &str, checkpoint: &str| AuditOptions {
+        checkpoint: Some(CheckpointOptions { path: folder.path().join(checkpoint), every: 1, key: None }),
+        ..AuditOptions::new(folder.path().join(log))
+    };
+    fs::create_dir(folder.path().join("sub")).unwrap();
+    write(&folder.path().join("log"), 1);
+    let before = fs::read(folder.path().join("log")).unwrap();
+    for name in ["log", "log.lock", "log.7", "log.new", "sub/../log", "./log.1"] {
+        assert!(refused(&with("log", name)).to_string().contains("`checkpoint.path`"), "{name}");
+    }
+    assert!(refused(&with("log.new", "log")).to_string().contains("`checkpoint.path`"));
+    assert_eq!(fs::read(folder.path().join("log")).unwrap(), before);
+    for name in ["log.07", "log.checkpoint", "sub/log"] {
+        AuditLog::open(&with("log", name)).unwrap().append(fields("on")).unwrap();
+        check(&folder.path().join("log"), &AuditVerifyOptions::default()).unwrap();
+    }
+}
+
+#[test]
+fn options_are_refused_by_their_names() {
+    let folder = temp();
+    let options = AuditOptions::new(folder.path().join("log"));
+    let sync = AuditOptions { sync: SyncPolicy::Every(0), ..options.clone() };
+    assert!(refused(&sync).to_string().contains("`sync_every`"));
+    let checkpoint = CheckpointOptions { path: folder.path().join("checkpoint"), every: 0, key: None };
+    let checkpoint = AuditOptions { checkpoint: Some(checkpoint), ..options.clone() };
+    assert!(refused(&checkpoint).to_string().contains("`checkpoint.every`"));
+    write(&options.path, 1);
+    let keyed = AuditVerifyOptions { checkpoint_key: Some(key(1)), ..Default::default() };
+    let error = check(&options.path, &keyed).unwrap_err();
+    assert!(matches!(&error, Error::Argument { name, .. } if name == "checkpoint_key"), "{error}");
+}
+
+#[test]
+fn rotated_files_have_the_names_that_rotation_gives() {
+    let folder = temp();
+    let options = AuditOptions { rotate_bytes: Some(4096), ..AuditOptions::new(folder.path().join("log")) };
+    let log = AuditLog::open(&options).unwrap();
+    let fill = || (0..30).try_for_each(|i| log.append(fields(&format!("{i}"))).map(drop));
+    fill().unwrap();
+    let named = |suffix: &str| files::with_suffix(&options.path, suffix);
+    for suffix in [".01", ".+1", ".0", ".18446744073709551616"] {
+        fs::copy(named(".1"), named(suffix)).unwrap();
+    }
+    assert_eq!(check(&options.path, &AuditVerifyOptions::default()).unwrap().records, 30);
+    fs::write(named(".18446744073709551615"), "").unwrap();
+    let error = fill().unwrap_err();
+    assert!(
+        matches!(&error, Error::Audit { reason, .. } if reason.contains(".18446744073709551615")),
+        "{error}"
+    );
+    fs::remove_file(named(".18446744073709551615")).unwrap();
+    fill().unwrap();
+    check(&options.path, &AuditVerifyOptions::default()).unwrap();
 }

@@ -1,7 +1,6 @@
 //! Whether a log is whole.
 
 use std::collections::BTreeSet;
-use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
@@ -61,7 +60,8 @@ impl AuditReport {
 ///
 /// # Errors
 /// [`Error::Integrity`] names the file and line where the chain breaks, and the checkpoint that does not hold; [`Error::Signature`] for a
-/// checkpoint that the key has not signed; [`Error::Io`], [`Error::Cancelled`].
+/// checkpoint that the key has not signed; [`Error::Argument`] for a key without checkpoints; [`Error::Io`], which is also that of what is no
+/// regular file; [`Error::Cancelled`].
 pub fn verify(
     path: impl AsRef<Path>,
     options: &AuditVerifyOptions,
@@ -74,7 +74,7 @@ pub fn verify(
     let total = files.iter().map(length).sum::<Result<u64>>()?;
     let (mut chain, mut done, mut incomplete) = (Chain::new(options), 0, 0);
     for (number, file) in files.iter().enumerate() {
-        let reader = File::open(file).map_err(|e| Error::io(file, e))?;
+        let reader = files::open(file).map_err(|e| Error::io(file, e))?;
         let is_last = number + 1 == files.len();
         incomplete =
             chain.scan(file, &mut BufReader::with_capacity(1 << 16, reader), is_last, &mut |read| {
@@ -96,6 +96,9 @@ pub fn verify(
 
 fn check_signatures(options: &AuditVerifyOptions) -> Result<()> {
     let Some(key) = &options.checkpoint_key else { return Ok(()) };
+    if options.checkpoints.is_empty() {
+        return Err(Error::argument("checkpoint_key", "a key without checkpoints", "both or none"));
+    }
     match options.checkpoints.iter().position(|checkpoint| !checkpoint.is_of(key)) {
         Some(i) => {
             Err(Error::signature(format!("checkpoints[{i}]"), "none that fits", "the HMAC under the key"))
