@@ -1153,6 +1153,36 @@ class Forking(WithModel):
         with self.session().generate([1]) as generation:
             during_next(generation, lambda: refused(generation))
 
+    def test_the_log_is_the_parents_until_it_lets_go(self):
+        context = multiprocessing.get_context("fork")
+        answers, close = context.SimpleQueue(), context.SimpleQueue()
+        with tempfile.TemporaryDirectory() as folder:
+            audit = {"path": os.path.join(folder, "log"), "required": True}
+
+            def child():
+                try:
+                    with mistral.Model(MODEL) as own:
+                        own.session(context=16, audit=audit).close()
+                    answers.put("opened")
+                except mistral.Error as error:
+                    answers.put(str(error))
+                close.get()
+
+            session = self.session(audit=audit)
+            session.prefill([1])
+            process = context.Process(target=child)
+            process.start()
+            try:
+                self.assertIn("another process writes it", answers.get())
+                session.prefill([2])
+                session.close()
+                # The child has the file of the lock, still.
+                self.session(audit=audit).prefill([3])
+            finally:
+                close.put(None)
+            process.join(60)
+            self.assertEqual((process.exitcode, mistral.audit_verify(audit["path"])["records"]), (0, 6))
+
     def test_the_child_may_end_with_all_objects_of_its_parent(self):
         program = (
             f"import os, sys; sys.path.insert(0, {sys.path[0]!r}); import mistral\n"
