@@ -525,14 +525,15 @@ mistral_status mistral_cancel_free(struct mistral_cancel *MISTRAL_NULLABLE cance
  * current directory, as everywhere.
  *
  * `audit` is an object that makes the model, and sessions without an `audit` of their own, write down what runs:
- * a record before and one after each call, chained by SHA-256 (see `mistral_audit_verify`). Its keys: `path` (of
- * the log, which is continued; `PATH.lock` lies beside it), `required` (`true`: what cannot be written down does
- * not run, `MISTRAL_E_AUDIT`), `key` (a secret of at least 16 bytes, in hexadecimal digits or Base64, for the
+ * a record before and one after each evaluation and answer, chained by SHA-256 (see `mistral_audit_verify`). Its
+ * keys: `path` (of the log, a regular file, which is continued if it is one; `PATH.lock` lies beside it), `required`
+ * (`true`: what cannot be written down does not run, `MISTRAL_E_AUDIT`), `key` (a secret of at least 16 bytes, in hexadecimal digits or Base64, for the
  * HMAC-SHA-256 of prompts and answers; none are written without it), `text` (`true`: prompts and answers
  * themselves, too), `rotate_bytes` (the file is then renamed to `PATH.1` ... and a new one begun), `sync_every`
  * (records after which they are forced to the disk; by default the system decides), `checkpoint` (an object:
  * `path`, `every` so many records, `key`), `caller_ref` (what the host calls those for whom it runs; at most 256
- * bytes). Models and sessions of a process that name the same log share it.
+ * bytes). Models and sessions of a process that name the same log share it; other processes are refused,
+ * children of `fork` among them.
  *
  * `reproducible` (`true`) guarantees that the same build, device, options and seed give the same tokens: every
  * time (D1), alone or while other sequences run (D2), and with any number of threads (D3). Opening then evaluates
@@ -957,8 +958,9 @@ mistral_status mistral_sample(struct mistral_session *MISTRAL_NONNULL session,
  * NULL allowed: `tokens` if `count` is 0, `options` if `options_len` is 0, `cancel`, `user_data`.
  * Threads: one at a time for each session.
  * Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT`, `MISTRAL_E_UTF8`, `MISTRAL_E_HANDLE`,
- * `MISTRAL_E_BUSY`, `MISTRAL_E_LIMIT`, `MISTRAL_E_UNSUPPORTED`, `MISTRAL_E_CONTEXT_FULL`, `MISTRAL_E_CANCELLED`,
- * `MISTRAL_E_DEVICE`, `MISTRAL_E_AUDIT`, `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
+ * `MISTRAL_E_BUSY`, `MISTRAL_E_LIMIT`, `MISTRAL_E_FORMAT` (the weights are damaged), `MISTRAL_E_UNSUPPORTED`,
+ * `MISTRAL_E_CONTEXT_FULL`, `MISTRAL_E_CANCELLED`, `MISTRAL_E_DEVICE`, `MISTRAL_E_AUDIT`, `MISTRAL_E_FORKED`,
+ * `MISTRAL_E_INTERNAL`.
  */
 MISTRAL_API
 mistral_status mistral_generate(struct mistral_session *MISTRAL_NONNULL session,
@@ -984,8 +986,9 @@ mistral_status mistral_generate(struct mistral_session *MISTRAL_NONNULL session,
  * `user_data`.
  * Threads: one at a time for each session.
  * Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT`, `MISTRAL_E_UTF8`, `MISTRAL_E_HANDLE`,
- * `MISTRAL_E_BUSY`, `MISTRAL_E_LIMIT`, `MISTRAL_E_UNSUPPORTED`, `MISTRAL_E_CONTEXT_FULL`, `MISTRAL_E_CANCELLED`,
- * `MISTRAL_E_DEVICE`, `MISTRAL_E_AUDIT`, `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
+ * `MISTRAL_E_BUSY`, `MISTRAL_E_LIMIT`, `MISTRAL_E_FORMAT` (the weights are damaged), `MISTRAL_E_UNSUPPORTED`,
+ * `MISTRAL_E_CONTEXT_FULL`, `MISTRAL_E_CANCELLED`, `MISTRAL_E_DEVICE`, `MISTRAL_E_AUDIT`, `MISTRAL_E_FORKED`,
+ * `MISTRAL_E_INTERNAL`.
  */
 MISTRAL_API
 mistral_status mistral_generation_new(struct mistral_session *MISTRAL_NONNULL session,
@@ -1006,8 +1009,8 @@ mistral_status mistral_generation_new(struct mistral_session *MISTRAL_NONNULL se
  * Threads: one at a time for each generation.
  * Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT` (the generation has ended, or its constraint
  * lets no token follow), `MISTRAL_E_HANDLE`, `MISTRAL_E_BUSY`, `MISTRAL_E_LIMIT` (`max_time_ms` of one call, or
- * the work of a constraint), `MISTRAL_E_CANCELLED`, `MISTRAL_E_DEVICE`, `MISTRAL_E_AUDIT`, `MISTRAL_E_FORKED`,
- * `MISTRAL_E_INTERNAL`.
+ * the work of a constraint), `MISTRAL_E_FORMAT` (the weights are damaged), `MISTRAL_E_CANCELLED`,
+ * `MISTRAL_E_DEVICE`, `MISTRAL_E_AUDIT`, `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
  */
 MISTRAL_API
 mistral_status mistral_generation_next(struct mistral_generation *MISTRAL_NONNULL generation,
@@ -1044,8 +1047,9 @@ mistral_status mistral_generation_free(struct mistral_generation *MISTRAL_NULLAB
  * NULL allowed: `cancel`, `callback` if the request does not ask for a stream, `user_data`.
  * Threads: any, several at once.
  * Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT`, `MISTRAL_E_UTF8`, `MISTRAL_E_HANDLE`,
- * `MISTRAL_E_NO_MEMORY`, `MISTRAL_E_LIMIT`, `MISTRAL_E_UNSUPPORTED`, `MISTRAL_E_CONTEXT_FULL`,
- * `MISTRAL_E_CANCELLED`, `MISTRAL_E_DEVICE`, `MISTRAL_E_AUDIT`, `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
+ * `MISTRAL_E_NO_MEMORY`, `MISTRAL_E_LIMIT`, `MISTRAL_E_FORMAT` (the weights are damaged),
+ * `MISTRAL_E_UNSUPPORTED`, `MISTRAL_E_CONTEXT_FULL`, `MISTRAL_E_CANCELLED`, `MISTRAL_E_DEVICE`, `MISTRAL_E_AUDIT`,
+ * `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
  */
 MISTRAL_API
 mistral_status mistral_chat(const struct mistral_model *MISTRAL_NONNULL model,
@@ -1234,8 +1238,9 @@ mistral_status mistral_verify(const char *MISTRAL_NONNULL path,
  * an earlier report, of `mistral_model_info`, or of the file that the option `audit` names.
  *
  * `options` is a JSON object: `checkpoints` (a list of objects `{"seq", "hash", "mac"}`; one may be the record
- * before the oldest that was kept), `checkpoint_key` (hexadecimal digits: the key that must have signed them),
- * `allow_incomplete` (`true`: the log may end in the beginning of a record, as a crash leaves it).
+ * before the oldest that was kept), `checkpoint_key` (hexadecimal digits or Base64: the key that
+ * must have signed them; not without `checkpoints`), `allow_incomplete` (`true`: the log may end in the beginning
+ * of a record, as a crash leaves it).
  *
  * `progress` is called on the calling thread, with the phase `"audit"`.
  *
@@ -1244,9 +1249,9 @@ mistral_status mistral_verify(const char *MISTRAL_NONNULL path,
  * NULL allowed: `options` if `options_len` is 0, `cancel`, `progress`, `user_data`.
  * Threads: any.
  * Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT`, `MISTRAL_E_UTF8`, `MISTRAL_E_HANDLE`,
- * `MISTRAL_E_NO_MEMORY`, `MISTRAL_E_LIMIT`, `MISTRAL_E_IO`, `MISTRAL_E_INTEGRITY` (the log is damaged),
- * `MISTRAL_E_SIGNATURE` (a checkpoint that the key has not signed), `MISTRAL_E_CANCELLED`,
- * `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
+ * `MISTRAL_E_NO_MEMORY`, `MISTRAL_E_LIMIT`, `MISTRAL_E_IO` (also for what is no regular file),
+ * `MISTRAL_E_INTEGRITY` (the log is damaged), `MISTRAL_E_SIGNATURE` (a checkpoint that the key has not signed),
+ * `MISTRAL_E_CANCELLED`, `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
  */
 MISTRAL_API
 mistral_status mistral_audit_verify(const char *MISTRAL_NONNULL path,

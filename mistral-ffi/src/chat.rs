@@ -41,8 +41,9 @@ use crate::types::*;
 /// NULL allowed: `cancel`, `callback` if the request does not ask for a stream, `user_data`.
 /// Threads: any, several at once.
 /// Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT`, `MISTRAL_E_UTF8`, `MISTRAL_E_HANDLE`,
-/// `MISTRAL_E_NO_MEMORY`, `MISTRAL_E_LIMIT`, `MISTRAL_E_UNSUPPORTED`, `MISTRAL_E_CONTEXT_FULL`,
-/// `MISTRAL_E_CANCELLED`, `MISTRAL_E_DEVICE`, `MISTRAL_E_AUDIT`, `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
+/// `MISTRAL_E_NO_MEMORY`, `MISTRAL_E_LIMIT`, `MISTRAL_E_FORMAT` (the weights are damaged),
+/// `MISTRAL_E_UNSUPPORTED`, `MISTRAL_E_CONTEXT_FULL`, `MISTRAL_E_CANCELLED`, `MISTRAL_E_DEVICE`, `MISTRAL_E_AUDIT`,
+/// `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mistral_chat(
     model: *const mistral_model,

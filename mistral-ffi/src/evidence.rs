@@ -65,8 +65,9 @@ pub unsafe extern "C" fn mistral_verify(
 /// an earlier report, of `mistral_model_info`, or of the file that the option `audit` names.
 ///
 /// `options` is a JSON object: `checkpoints` (a list of objects `{"seq", "hash", "mac"}`; one may be the record
-/// before the oldest that was kept), `checkpoint_key` (hexadecimal digits: the key that must have signed them),
-/// `allow_incomplete` (`true`: the log may end in the beginning of a record, as a crash leaves it).
+/// before the oldest that was kept), `checkpoint_key` (hexadecimal digits or Base64: the key that
+/// must have signed them; not without `checkpoints`), `allow_incomplete` (`true`: the log may end in the beginning
+/// of a record, as a crash leaves it).
 ///
 /// `progress` is called on the calling thread, with the phase `"audit"`.
 ///
@@ -75,9 +76,9 @@ pub unsafe extern "C" fn mistral_verify(
 /// NULL allowed: `options` if `options_len` is 0, `cancel`, `progress`, `user_data`.
 /// Threads: any.
 /// Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT`, `MISTRAL_E_UTF8`, `MISTRAL_E_HANDLE`,
-/// `MISTRAL_E_NO_MEMORY`, `MISTRAL_E_LIMIT`, `MISTRAL_E_IO`, `MISTRAL_E_INTEGRITY` (the log is damaged),
-/// `MISTRAL_E_SIGNATURE` (a checkpoint that the key has not signed), `MISTRAL_E_CANCELLED`,
-/// `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
+/// `MISTRAL_E_NO_MEMORY`, `MISTRAL_E_LIMIT`, `MISTRAL_E_IO` (also for what is no regular file),
+/// `MISTRAL_E_INTEGRITY` (the log is damaged), `MISTRAL_E_SIGNATURE` (a checkpoint that the key has not signed),
+/// `MISTRAL_E_CANCELLED`, `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
 #[unsafe(no_mangle)]
 #[allow(clippy::too_many_arguments, reason = "C has no slices")]
 pub unsafe extern "C" fn mistral_audit_verify(

@@ -134,8 +134,9 @@ impl<'a> Request<'a> {
 /// NULL allowed: `tokens` if `count` is 0, `options` if `options_len` is 0, `cancel`, `user_data`.
 /// Threads: one at a time for each session.
 /// Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT`, `MISTRAL_E_UTF8`, `MISTRAL_E_HANDLE`,
-/// `MISTRAL_E_BUSY`, `MISTRAL_E_LIMIT`, `MISTRAL_E_UNSUPPORTED`, `MISTRAL_E_CONTEXT_FULL`, `MISTRAL_E_CANCELLED`,
-/// `MISTRAL_E_DEVICE`, `MISTRAL_E_AUDIT`, `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
+/// `MISTRAL_E_BUSY`, `MISTRAL_E_LIMIT`, `MISTRAL_E_FORMAT` (the weights are damaged), `MISTRAL_E_UNSUPPORTED`,
+/// `MISTRAL_E_CONTEXT_FULL`, `MISTRAL_E_CANCELLED`, `MISTRAL_E_DEVICE`, `MISTRAL_E_AUDIT`, `MISTRAL_E_FORKED`,
+/// `MISTRAL_E_INTERNAL`.
 #[unsafe(no_mangle)]
 #[allow(clippy::too_many_arguments, reason = "C has no slices")]
 pub unsafe extern "C" fn mistral_generate(
@@ -185,8 +186,9 @@ pub unsafe extern "C" fn mistral_generate(
 /// `user_data`.
 /// Threads: one at a time for each session.
 /// Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT`, `MISTRAL_E_UTF8`, `MISTRAL_E_HANDLE`,
-/// `MISTRAL_E_BUSY`, `MISTRAL_E_LIMIT`, `MISTRAL_E_UNSUPPORTED`, `MISTRAL_E_CONTEXT_FULL`, `MISTRAL_E_CANCELLED`,
-/// `MISTRAL_E_DEVICE`, `MISTRAL_E_AUDIT`, `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
+/// `MISTRAL_E_BUSY`, `MISTRAL_E_LIMIT`, `MISTRAL_E_FORMAT` (the weights are damaged), `MISTRAL_E_UNSUPPORTED`,
+/// `MISTRAL_E_CONTEXT_FULL`, `MISTRAL_E_CANCELLED`, `MISTRAL_E_DEVICE`, `MISTRAL_E_AUDIT`, `MISTRAL_E_FORKED`,
+/// `MISTRAL_E_INTERNAL`.
 #[unsafe(no_mangle)]
 #[allow(clippy::too_many_arguments, reason = "C has no slices")]
 pub unsafe extern "C" fn mistral_generation_new(
@@ -223,8 +225,8 @@ pub unsafe extern "C" fn mistral_generation_new(
 /// Threads: one at a time for each generation.
 /// Statuses: `MISTRAL_OK`, `MISTRAL_E_NULL`, `MISTRAL_E_ARGUMENT` (the generation has ended, or its constraint
 /// lets no token follow), `MISTRAL_E_HANDLE`, `MISTRAL_E_BUSY`, `MISTRAL_E_LIMIT` (`max_time_ms` of one call, or
-/// the work of a constraint), `MISTRAL_E_CANCELLED`, `MISTRAL_E_DEVICE`, `MISTRAL_E_AUDIT`, `MISTRAL_E_FORKED`,
-/// `MISTRAL_E_INTERNAL`.
+/// the work of a constraint), `MISTRAL_E_FORMAT` (the weights are damaged), `MISTRAL_E_CANCELLED`,
+/// `MISTRAL_E_DEVICE`, `MISTRAL_E_AUDIT`, `MISTRAL_E_FORKED`, `MISTRAL_E_INTERNAL`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mistral_generation_next(
     generation: *mut mistral_generation,

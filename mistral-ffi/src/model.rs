@@ -37,14 +37,15 @@ pub(crate) fn get(model: *const mistral_model) -> Outcome<Arc<Model>> {
 /// current directory, as everywhere.
 ///
 /// `audit` is an object that makes the model, and sessions without an `audit` of their own, write down what runs:
-/// a record before and one after each call, chained by SHA-256 (see `mistral_audit_verify`). Its keys: `path` (of
-/// the log, which is continued; `PATH.lock` lies beside it), `required` (`true`: what cannot be written down does
-/// not run, `MISTRAL_E_AUDIT`), `key` (a secret of at least 16 bytes, in hexadecimal digits or Base64, for the
+/// a record before and one after each evaluation and answer, chained by SHA-256 (see `mistral_audit_verify`). Its
+/// keys: `path` (of the log, a regular file, which is continued if it is one; `PATH.lock` lies beside it), `required`
+/// (`true`: what cannot be written down does not run, `MISTRAL_E_AUDIT`), `key` (a secret of at least 16 bytes, in hexadecimal digits or Base64, for the
 /// HMAC-SHA-256 of prompts and answers; none are written without it), `text` (`true`: prompts and answers
 /// themselves, too), `rotate_bytes` (the file is then renamed to `PATH.1` ... and a new one begun), `sync_every`
 /// (records after which they are forced to the disk; by default the system decides), `checkpoint` (an object:
 /// `path`, `every` so many records, `key`), `caller_ref` (what the host calls those for whom it runs; at most 256
-/// bytes). Models and sessions of a process that name the same log share it.
+/// bytes). Models and sessions of a process that name the same log share it; other processes are refused,
+/// children of `fork` among them.
 ///
 /// `reproducible` (`true`) guarantees that the same build, device, options and seed give the same tokens: every
 /// time (D1), alone or while other sequences run (D2), and with any number of threads (D3). Opening then evaluates
