@@ -160,7 +160,9 @@ impl<S: DerefMut<Target = Session>> Generation<S> {
         options: &GenerateOptions,
         control: &mut Control<'_>,
     ) -> Result<Self> {
-        let before = ids.last().or(session.tokens().last()).copied();
+        // Of tokens that are too many none is looked at: a wrong count reaches beyond those that are there.
+        let last = if session.check_length(ids.len()).is_ok() { ids.last() } else { None };
+        let before = last.or(session.tokens().last()).copied();
         let mut state = Prepared::new(session.model(), options, before)?;
         let most = session.limits().output_tokens(options.max_tokens)?;
         state.max_tokens = most.unwrap_or(usize::MAX);

@@ -506,7 +506,7 @@ impl Session {
     }
 
     /// Whether so many tokens may be appended.
-    fn check_length(&self, count: usize) -> Result<()> {
+    pub(crate) fn check_length(&self, count: usize) -> Result<()> {
         self.limits.check_prompt(count)?;
         let needed = self.tokens.len().saturating_add(count);
         if needed > self.cache.capacity {

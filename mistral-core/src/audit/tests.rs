@@ -301,6 +301,9 @@ fn what_is_no_log_stays_as_it_is() {
         let error = refused(&AuditOptions::new(&path)).to_string();
         assert!(error.contains(&path.display().to_string()) && error.contains(expected), "{error}");
         assert_eq!(fs::read(&path).unwrap(), content);
+        // What cannot be continued is not said to be whole.
+        let lenient = AuditVerifyOptions { allow_incomplete: true, ..Default::default() };
+        assert!(check(&path, &lenient).is_err());
     }
 }
 

@@ -145,7 +145,9 @@ impl<'a> Chain<'a> {
             let place = || format!("{}: line {count}", file.display());
             match line.strip_suffix(b"\n") {
                 Some(record) => self.add(record, &place)?,
-                None if is_last && self.options.allow_incomplete => return Ok(read),
+                None if is_last && self.options.allow_incomplete && record::may_begin(&line) => {
+                    return Ok(read);
+                }
                 None => {
                     let found = format!("{read} bytes without an end of line");
                     return Err(Error::integrity(place(), found, "a whole record"));
