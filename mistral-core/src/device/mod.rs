@@ -188,7 +188,10 @@ pub fn check(name: &str) -> Result<()> {
         return Ok(());
     }
     let not_built = name == "ndarray" || is_wgpu(name);
-    let found = if not_built { format!("{name} (not built into this library)") } else { name.to_owned() };
+    let mut found: String = name.chars().take(64).collect();
+    if not_built {
+        found += " (not built into this library)";
+    }
     Err(Error::unsupported("device", found, format!("auto, {}", built.join(", "))))
 }
 
