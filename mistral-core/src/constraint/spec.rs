@@ -85,6 +85,7 @@ impl ConstraintSpec {
             }
             Self::Lark(grammar) => {
                 check_size(path, grammar.len(), MAX_GRAMMAR_BYTES)?;
+                check_schemas(grammar, path)?;
                 Ok(GrammarWithLexer::from_lark(grammar.clone()))
             }
             Self::Composed(_) => {
@@ -104,6 +105,17 @@ impl Composed {
         }
         Ok(all)
     }
+}
+
+/// Checks the schemas that a Lark grammar holds (`%json {…}`). What is none is for the compiler to refuse.
+fn check_schemas(grammar: &str, path: &str) -> Result<()> {
+    for (at, directive) in grammar.match_indices("%json") {
+        let text = &grammar[at + directive.len()..];
+        if let Some(Ok(schema)) = serde_json::Deserializer::from_str(text).into_iter().next() {
+            schema::check(&schema, path)?;
+        }
+    }
+    Ok(())
 }
 
 pub(super) fn check_size(name: &str, bytes: usize, most: usize) -> Result<()> {
