@@ -62,7 +62,10 @@ fn main() -> Result<()> {
     figures.insert(1, Figure { name: "open to first token".into(), unit: "s", values: vec![first_token] });
     figures.push(Figure { name: "peak resident memory".into(), unit: "MiB", values: vec![peak] });
     let info = model.info();
-    println!("on {}", info["device_info"]["adapter"].as_str().or(info["device"].as_str()).unwrap_or("?"));
+    println!(
+        "on {}",
+        info["device_info"]["adapter"]["adapter"].as_str().or(info["device"].as_str()).unwrap_or("?")
+    );
     report(&arguments, bytes, products(&model)?, &figures);
     Ok(())
 }

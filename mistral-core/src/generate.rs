@@ -10,12 +10,16 @@ use crate::constraint::{Constraint, ConstraintSpec, ConstraintState};
 use crate::control::Control;
 use crate::engine::Model;
 use crate::error::{Error, Result};
-use crate::lookup::Lookup;
+use crate::kernels::ROWS_ALIKE;
+use crate::lookup::{self, Lookup};
 use crate::sampler::{SampledToken, Sampler, SamplingParams, TokenLogprob};
 use crate::session::Session;
 use crate::stop::StopMatcher;
 use crate::tokenizer::StreamDecoder;
 use crate::tokenizer::Tokenizer;
+
+/// A token and all guesses at what follows it: each row is what it would be alone.
+const _: () = assert!(lookup::MOST < ROWS_ALIKE);
 
 /// What a generation does, beyond its prompt.
 #[derive(Clone, Debug, PartialEq)]

@@ -359,7 +359,8 @@ fn check_kernel(
     gpu.once(&format!("linear {}", format.name()), || {
         let (bytes, spec) = sample(view, shape, options, on)?;
         let check = Check::new(&on.device);
-        [1, 9].into_iter().try_for_each(|m| check.linear(&bytes, &spec, m))
+        // A row alone, several, and more than are computed alike.
+        [1, 9, kernels::ROWS_ALIKE + 1].into_iter().try_for_each(|m| check.linear(&bytes, &spec, m))
     })
 }
 

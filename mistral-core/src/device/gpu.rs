@@ -175,8 +175,12 @@ pub fn find(device: &Device) -> Option<Arc<Gpu>> {
     open.iter().find(|gpu| gpu.device == *device).cloned()
 }
 
+/// Held while the driver is asked for adapters and devices: one thread at a time.
+static DRIVER: Mutex<()> = Mutex::new(());
+
 /// Each adapter once, real ones first.
 fn adapters() -> Vec<wgpu::Adapter> {
+    let _driver = DRIVER.lock().unwrap_or_else(PoisonError::into_inner);
     let backends = Backends::VULKAN | Backends::METAL | Backends::DX12;
     let mut adapters = cubecl::future::block_on(INSTANCE.enumerate_adapters(backends));
     adapters.sort_by_key(|adapter| rank(adapter.get_info().device_type));
@@ -305,6 +309,7 @@ fn configure() {
 fn start(adapter: &wgpu::Adapter, index: usize, info: Value) -> std::result::Result<Gpu, String> {
     let features = adapter.features()
         & (Features::SUBGROUP | Features::SHADER_F16 | Features::SHADER_INT64 | Features::TIMESTAMP_QUERY);
+    let driver = DRIVER.lock().unwrap_or_else(PoisonError::into_inner);
     let request = adapter.request_device(&wgpu::DeviceDescriptor {
         label: None,
         required_features: features,
@@ -313,6 +318,7 @@ fn start(adapter: &wgpu::Adapter, index: usize, info: Value) -> std::result::Res
         ..wgpu::DeviceDescriptor::default()
     });
     let (handle, queue) = cubecl::future::block_on(request).map_err(|error| error.to_string())?;
+    drop(driver);
     let setup = WgpuSetup {
         instance: INSTANCE.clone(),
         adapter: adapter.clone(),

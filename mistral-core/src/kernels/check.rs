@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 const TOLERANCE: f32 = 1e-5;
 
 /// Numbers in [-1, 1), always the same.
-fn numbers(count: usize, seed: u32) -> Vec<f32> {
+pub fn numbers(count: usize, seed: u32) -> Vec<f32> {
     let number = |i: u32| i.wrapping_add(seed.wrapping_mul(0x9e37_79b9)).wrapping_mul(2_654_435_761) >> 8;
     (0..count as u32).map(|i| (number(i ^ (i >> 3)) as f32 / (1 << 23) as f32) - 1.0).collect()
 }

@@ -321,6 +321,9 @@ pub fn words(bytes: Vec<u8>, spec: &LinearSpec) -> Vec<u8> {
     unreachable!("a device without bytes, in a build without one: {spec:?} of {} bytes", bytes.len())
 }
 
+/// A row of a product has the bits that it has alone, on every device, among at most so many rows.
+pub const ROWS_ALIKE: usize = 33;
+
 /// [`Kernels::linear`] on the device of the tensors.
 pub fn linear(x: Tensor<2>, weight: &Tensor<1, Int>, spec: &LinearSpec) -> Tensor<2> {
     let [y] = products(x, Weights::One(primitive(weight)), [spec]);

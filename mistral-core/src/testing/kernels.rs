@@ -13,7 +13,7 @@ use crate::kernels::cpu::packed::{
 };
 use crate::kernels::cpu::pool::Pool;
 #[cfg(feature = "wgpu")]
-pub use crate::kernels::wgpu::limits::Limits as AdapterLimits;
+pub use crate::kernels::wgpu::{limits::Limits as AdapterLimits, timing::Adapter};
 use crate::kernels::{Activation, AttentionSpec, CacheSpec, Layout};
 use crate::quant::Format;
 

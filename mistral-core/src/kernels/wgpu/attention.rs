@@ -7,7 +7,6 @@ use burn_cubecl::cubecl::prelude::*;
 use burn_cubecl::tensor::CubeTensor;
 
 use super::cache::{number, rotated};
-use super::decode::half;
 use super::launch::{self, new_floats, over_cube};
 use crate::config::RopeStyle;
 use crate::kernels::{AttentionSpec, CacheType};
@@ -16,6 +15,8 @@ use crate::kernels::{AttentionSpec, CacheType};
 const UNITS: u32 = 64;
 /// Positions of a part.
 const PART: u32 = 256;
+/// Reads that do not wait for each other.
+const AHEAD: u32 = 4;
 /// Most bytes of what parts have found, before they are put together.
 const MAX_PARTS_BYTES: usize = 16 << 20;
 /// Below every score, and finite: differences of two are numbers.
@@ -60,7 +61,7 @@ pub fn attention(
             cos.clone().into_buffer_arg(),
             sin.clone().into_buffer_arg(),
             launch::vectors(k.clone(), words).into_buffer_arg(),
-            v.clone().into_buffer_arg(),
+            launch::vectors(v.clone(), words).into_buffer_arg(),
             found.clone().into_buffer_arg(),
             heads,
             cache.n_kv_heads as u32,
@@ -101,7 +102,7 @@ fn attend<N: Size>(
     cos: &[f32],
     sin: &[f32],
     k: &[Vector<u32, N>],
-    v: &[u32],
+    v: &[Vector<u32, N>],
     found: &mut [f32],
     heads: u32,
     kv_heads: u32,
@@ -123,6 +124,15 @@ fn attend<N: Size>(
     let row = (query * heads + head) * head_dim;
     let kv = head * kv_heads / heads * capacity;
     let per_unit = comptime!(head_dim.div_ceil(UNITS));
+    let per_word = comptime!(if f16 { 2u32 } else { 1u32 });
+    // Numbers that are read at once, units for the values of a key, and keys at a time.
+    let words = N::value().comptime() as u32;
+    let at_once = comptime!(words * per_word);
+    let lanes = comptime!(min(head_dim / at_once, UNITS));
+    let per_lane = comptime!((head_dim / at_once).div_ceil(lanes));
+    let side_by_side = comptime!(UNITS / lanes);
+    let steps = comptime!(UNITS.div_ceil(side_by_side * AHEAD));
+    let (lane, side) = (UNIT_POS % lanes, UNIT_POS / lanes);
 
     let mut turned = Shared::<[f32]>::new_slice(head_dim as usize);
     #[unroll]
@@ -132,11 +142,18 @@ fn attend<N: Size>(
             turned[d as usize] = rotated(q, cos, sin, row, query, d, head_dim, interleaved);
         }
     }
-    let mut weights = Shared::<[f32]>::new_slice(UNITS as usize);
+    // More than there are, so that values of no key can be taken, too.
+    let count = comptime!((steps * AHEAD + 1) * side_by_side);
+    let mut weights = Shared::<[f32]>::new_slice(count as usize);
+    let mut i = UNITS + UNIT_POS;
+    while i < count {
+        weights[i as usize] = 0.0f32;
+        i += UNITS;
+    }
     let mut room = Shared::<[f32]>::new_slice(comptime!(UNITS + UNITS.isqrt()) as usize);
-    let mut sums = Array::<f32>::new(per_unit as usize);
+    let mut sums = Array::<f32>::new(comptime!(per_lane * at_once) as usize);
     #[unroll]
-    for i in 0..per_unit {
+    for i in 0..comptime!(per_lane * at_once) {
         sums[i as usize] = 0.0f32;
     }
     let mut largest = comptime!(LOWEST).runtime();
@@ -163,18 +180,26 @@ fn attend<N: Size>(
         weights[UNIT_POS as usize] = weight;
         total = fma(total, shrink, over_cube(weight, &mut room, UNITS, false, planes));
         #[unroll]
-        for i in 0..per_unit {
+        for i in 0..comptime!(per_lane * at_once) {
             sums[i as usize] *= shrink;
         }
-        for key in max(from, first)..min(from + UNITS, end) {
-            let weight = weights[(key - from) as usize];
-            let value = (kv + key % capacity) * head_dim;
+        for step in 0..steps {
             #[unroll]
-            for i in 0..per_unit {
-                let d = UNIT_POS + comptime!(i * UNITS);
-                if d < head_dim {
-                    sums[i as usize] = fma(weight, number(v, value + d, f16), sums[i as usize]);
-                }
+            for ahead in 0..AHEAD {
+                let i = (step * AHEAD + ahead) * side_by_side + side;
+                // Without a weight of its own, of a key that is seen: what others hold may be no number.
+                let key = clamp(from + i, first, end - 1u32);
+                let value = (kv + key % capacity) * comptime!(head_dim / at_once) + lane;
+                add(
+                    v,
+                    value,
+                    weights[i as usize],
+                    &mut sums,
+                    lane,
+                    lanes,
+                    comptime!(head_dim / at_once),
+                    f16,
+                );
             }
         }
         from += UNITS;
@@ -188,11 +213,52 @@ fn attend<N: Size>(
         }
     }
     let divisor = if comptime!(only) { total } else { 1.0f32.runtime() };
+    // The sums of the keys side by side, in the order of these.
+    let mut all = Shared::<[f32]>::new_slice(comptime!(UNITS * per_lane * at_once) as usize);
     #[unroll]
-    for i in 0..per_unit {
-        let d = UNIT_POS + comptime!(i * UNITS);
-        if d < head_dim {
-            found[(to + d) as usize] = sums[i as usize] / divisor;
+    for i in 0..comptime!(per_lane * at_once) {
+        all[(side * head_dim + (lane + comptime!(i / at_once * lanes)) * at_once + comptime!(i % at_once))
+            as usize] = sums[i as usize];
+    }
+    sync_cube();
+    let mut d = UNIT_POS;
+    while d < head_dim {
+        let mut sum = all[d as usize];
+        #[unroll]
+        for side in 1..side_by_side {
+            sum += all[(comptime!(side * head_dim) + d) as usize];
+        }
+        found[(to + d) as usize] = sum / divisor;
+        d += UNITS;
+    }
+}
+
+/// Adds the values of a key, from `value` on every `lanes` vectors, times what it weighs.
+#[cube]
+#[allow(clippy::too_many_arguments, reason = "a part of a row")]
+fn add<N: Size>(
+    v: &[Vector<u32, N>],
+    value: u32,
+    weight: f32,
+    sums: &mut Array<f32>,
+    lane: u32,
+    #[comptime] lanes: u32,
+    #[comptime] row: u32,
+    #[comptime] f16: bool,
+) {
+    let per_word = comptime!(if f16 { 2u32 } else { 1u32 });
+    let words = N::value().comptime() as u32;
+    let at_once = comptime!(words * per_word);
+    #[unroll]
+    for j in 0..comptime!(row.div_ceil(lanes)) {
+        if lane + comptime!(j * lanes) < row {
+            let vector = v[(value + comptime!(j * lanes)) as usize];
+            #[unroll]
+            for n in 0..at_once {
+                let at = comptime!((j * at_once + n) as usize);
+                let word = vector.extract(comptime!((n / per_word) as usize));
+                sums[at] = fma(weight, number(word, comptime!(n % per_word), f16), sums[at]);
+            }
         }
     }
 }
@@ -206,21 +272,21 @@ fn dot<N: Size>(
     #[comptime] head_dim: u32,
     #[comptime] f16: bool,
 ) -> f32 {
-    let per_word = if comptime!(f16) { 2u32 } else { 1u32 };
+    let per_word = comptime!(if f16 { 2u32 } else { 1u32 });
     let words = N::value().comptime() as u32;
+    let count = comptime!(head_dim / per_word / words);
+    let ahead = comptime!(if count.is_multiple_of(AHEAD) { AHEAD } else { 1 });
     let first = row / per_word / words;
     let mut dot = 0.0f32;
-    for i in 0..head_dim / per_word / words {
-        let vector = k[(first + i) as usize];
+    for i in 0..comptime!(count / ahead) {
         #[unroll]
-        for word in 0..words {
-            let bits = vector.extract(word as usize);
-            let d = (i * words + word) * per_word;
-            if comptime!(f16) {
-                dot = fma(q[d as usize], half(bits), dot);
-                dot = fma(q[(d + 1u32) as usize], half(bits >> 16u32), dot);
-            } else {
-                dot = fma(q[d as usize], f32::reinterpret(bits), dot);
+        for j in 0..ahead {
+            let vector = k[(first + i * ahead + j) as usize];
+            #[unroll]
+            for n in 0..comptime!(words * per_word) {
+                let d = (i * ahead + j) * comptime!(words * per_word) + n;
+                let word = vector.extract(comptime!((n / per_word) as usize));
+                dot = fma(q[d as usize], number(word, comptime!(n % per_word), f16), dot);
             }
         }
     }

@@ -125,12 +125,8 @@ pub fn rotated(
     x[(row + d) as usize] * cos[angle] + select(second, turned, -turned)
 }
 
-/// Number `index` of a cache.
+/// Number `index` of a word of a cache.
 #[cube]
-pub fn number(cache: &[u32], index: u32, #[comptime] f16: bool) -> f32 {
-    if comptime!(f16) {
-        half(cache[(index / 2u32) as usize] >> (16u32 * (index % 2u32)))
-    } else {
-        f32::reinterpret(cache[index as usize])
-    }
+pub fn number(word: u32, #[comptime] index: u32, #[comptime] f16: bool) -> f32 {
+    if comptime!(f16) { half(word >> comptime!(16 * index)) } else { f32::reinterpret(word) }
 }

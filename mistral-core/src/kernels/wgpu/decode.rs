@@ -6,6 +6,11 @@ use burn_cubecl::cubecl::prelude::*;
 
 use crate::quant::{Format, IQ4_CODEBOOK};
 
+/// Four words, which are read at once.
+pub type Words = Vector<u32, Const<4>>;
+/// A number for each of four rows.
+pub type Rows = Vector<f32, Const<4>>;
+
 /// An element of a matrix that is stored row after row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Element {
@@ -51,15 +56,13 @@ pub fn element(word: u32, #[comptime] index: u32, #[comptime] kind: Element) -> 
 /// The IEEE half in the low 16 bits.
 #[cube]
 pub fn half(bits: u32) -> f32 {
-    let sign = (bits & 0x8000u32) << 16u32;
-    let exponent = (bits >> 10u32) & 31u32;
-    let mantissa = bits & 0x3ffu32;
-    let rebias = select(exponent == 31u32, 224u32, 112u32);
-    let normal = f32::reinterpret(sign | ((exponent + rebias) << 23u32) | (mantissa << 13u32));
-    // A device may take a single-precision subnormal for zero: those of halves are made of normal numbers.
-    let magnitude = f32::cast_from(mantissa) * 5.960_464_5e-8f32;
-    let subnormal = select(sign == 0u32, magnitude, -magnitude);
-    select(exponent == 0u32, subnormal, normal)
+    let magnitude = (bits & 0x7fffu32) << 13u32;
+    let rebias = select(magnitude >= 0x0f80_0000u32, 224u32 << 23u32, 112u32 << 23u32);
+    let normal = f32::reinterpret(magnitude + rebias);
+    // A device may take a single-precision subnormal for zero: those of halves are differences of normal numbers, 2^-15 · (1 + m/1024) without its one.
+    let subnormal = fma(normal, 2.0f32, -6.103_515_6e-5f32);
+    let value = select(magnitude < 0x0080_0000u32, subnormal, normal);
+    f32::reinterpret(u32::reinterpret(value) | ((bits & 0x8000u32) << 16u32))
 }
 
 /// The `float8_e4m3fn` in the low 8 bits.
@@ -145,6 +148,11 @@ impl Packing {
         self.bits * 16
     }
 
+    /// Whether each half of a block has a scale of its own.
+    pub fn has_half_scales(self) -> bool {
+        self.scales == Scales::Q6K
+    }
+
     /// Words of the header of a chunk of 8 blocks.
     pub fn header_words(self) -> u32 {
         match self.scales {
@@ -159,7 +167,7 @@ impl Packing {
 
 /// Words of the header of a chunk of `blocks` blocks. Formats of super-blocks have whole chunks only.
 #[cube]
-pub fn header_words(blocks: u32, #[comptime] packing: Packing) -> u32 {
+fn header_words(blocks: u32, #[comptime] packing: Packing) -> u32 {
     match comptime!(packing.scales) {
         Scales::Blocks => (blocks * 8u32).div_ceil(16u32) * 16u32,
         Scales::Affine => blocks * 16u32,
@@ -167,102 +175,167 @@ pub fn header_words(blocks: u32, #[comptime] packing: Packing) -> u32 {
     }
 }
 
-/// Half `index` of the row `lane` of a group, in the header that starts at word `header`.
+/// Where the header of the chunk with block `b` and the codes of the block begin, in a group of rows that begins at word `group`; this and what follows
+/// count four words at a time.
 #[cube]
-fn header_half(weight: &[u32], header: u32, index: u32, lane: u32) -> f32 {
-    let at = index * 16u32 + lane;
-    half(weight[(header + at / 2u32) as usize] >> (16u32 * (at % 2u32)))
+pub fn block_place(group: u32, b: u32, blocks: u32, #[comptime] packing: Packing) -> (u32, u32) {
+    let chunk_words = comptime!(packing.header_words() + 8 * packing.code_words());
+    let chunk = b / 8u32;
+    let header = (group + chunk * chunk_words) / 4u32;
+    let in_chunk = min(blocks - chunk * 8u32, 8u32);
+    let before = header_words(in_chunk, packing) + b % 8u32 * comptime!(packing.code_words());
+    (header, header + before / 4u32)
 }
 
-/// Byte `index` of the row `lane` of a group, in the header part that starts at word `part`.
+/// Half `index` of the rows `4 * quad..4 * quad + 4` of a group, in the header that starts at `header`.
 #[cube]
-fn header_byte(weight: &[u32], part: u32, index: u32, lane: u32) -> u32 {
-    let at = index * 16u32 + lane;
-    (weight[(part + at / 4u32) as usize] >> (8u32 * (at % 4u32))) & 255u32
+fn header_halves(weight: &[Words], header: u32, index: u32, quad: u32) -> Rows {
+    let four = weight[(header + index * 2u32 + quad / 2u32) as usize];
+    let second = quad % 2u32 == 1u32;
+    let low = select(second, four.extract(2usize), four.extract(0usize));
+    let high = select(second, four.extract(3usize), four.extract(1usize));
+    let mut halves = Rows::empty();
+    halves.insert(0usize, half(low));
+    halves.insert(1usize, half(low >> 16u32));
+    halves.insert(2usize, half(high));
+    halves.insert(3usize, half(high >> 16u32));
+    halves
 }
 
-/// What a code is multiplied by in block `block` of a chunk, half `half_block` of it.
+/// Byte `index` of four rows, in the header part that starts at `part`.
 #[cube]
-pub fn scale(
-    weight: &[u32],
+fn header_bytes(weight: &[Words], part: u32, index: u32, quad: u32) -> Words {
+    let word = pick(weight[(part + index) as usize], quad);
+    let mut bytes = Words::empty();
+    #[unroll]
+    for row in 0..4u32 {
+        bytes.insert(comptime!(row as usize), (word >> comptime!(8 * row)) & 255u32);
+    }
+    bytes
+}
+
+/// Word `index` of four.
+#[cube]
+pub fn pick(four: Words, index: u32) -> u32 {
+    let low = select(index == 1u32, four.extract(1usize), four.extract(0usize));
+    let high = select(index == 3u32, four.extract(3usize), four.extract(2usize));
+    select(index < 2u32, low, high)
+}
+
+/// The numbers of six bits of four rows, whose low and high bits lie apart.
+#[cube]
+fn six_bits(low: Words, high: Words) -> Rows {
+    let low = low & Words::new(15u32);
+    let high = (high & Words::new(3u32)) << Words::new(4u32);
+    Rows::cast_from(low | high)
+}
+
+/// What codes are multiplied by in block `block` of a chunk, half `half_block` of it.
+#[cube]
+pub fn scales(
+    weight: &[Words],
     header: u32,
     block: u32,
-    #[comptime] half_block: u32,
-    lane: u32,
+    half_block: u32,
+    quad: u32,
     #[comptime] packing: Packing,
-) -> f32 {
+) -> Rows {
     match comptime!(packing.scales) {
-        Scales::Blocks => header_half(weight, header, block, lane),
-        Scales::Affine => header_half(weight, header, 2u32 * block, lane),
+        Scales::Blocks => header_halves(weight, header, block, quad),
+        Scales::Affine => header_halves(weight, header, 2u32 * block, quad),
         Scales::K => {
-            let low = header_byte(weight, header + 16u32, block, lane);
-            let high = header_byte(weight, header + 48u32, block % 4u32, lane) >> (2u32 * (block / 4u32));
-            let number = (low & 15u32) | ((high & 3u32) << 4u32);
-            header_half(weight, header, 0u32, lane) * f32::cast_from(number)
+            let low = header_bytes(weight, header + 4u32, block, quad);
+            let high = header_bytes(weight, header + 12u32, block % 4u32, quad);
+            let high = high >> Words::new(2u32 * (block / 4u32));
+            header_halves(weight, header, 0u32, quad) * six_bits(low, high)
         }
         Scales::Q6K => {
-            let byte = header_byte(weight, header + 8u32, 2u32 * block + half_block, lane);
-            let number = f32::cast_from(byte) - select(byte > 127u32, 256.0f32, 0.0f32);
-            header_half(weight, header, 0u32, lane) * number
+            let bytes = header_bytes(weight, header + 2u32, 2u32 * block + half_block, quad);
+            // Two's complement of eight bits.
+            let number = Rows::cast_from(bytes ^ Words::new(128u32)) - Rows::new(128.0f32);
+            header_halves(weight, header, 0u32, quad) * number
         }
         Scales::Iq4Xs => {
-            let low = header_byte(weight, header + 8u32, block % 4u32, lane) >> (4u32 * (block / 4u32));
-            let high = header_byte(weight, header + 24u32, block % 2u32, lane) >> (2u32 * (block / 2u32));
-            let number = (low & 15u32) | ((high & 3u32) << 4u32);
-            header_half(weight, header, 0u32, lane) * (f32::cast_from(number) - 32.0f32)
+            let low = header_bytes(weight, header + 2u32, block % 4u32, quad);
+            let high = header_bytes(weight, header + 6u32, block % 2u32, quad);
+            let low = low >> Words::new(4u32 * (block / 4u32));
+            let high = high >> Words::new(2u32 * (block / 2u32));
+            header_halves(weight, header, 0u32, quad) * (six_bits(low, high) - Rows::new(32.0f32))
         }
     }
 }
 
-/// What is added to the product of scale and code in block `block` of a chunk.
+/// What is added to each product of scale and code in block `block` of a chunk.
 #[cube]
-pub fn offset(
-    weight: &[u32],
+pub fn offsets(
+    weight: &[Words],
     header: u32,
     block: u32,
-    scale: f32,
-    lane: u32,
+    scales: Rows,
+    quad: u32,
     #[comptime] packing: Packing,
-) -> f32 {
+) -> Rows {
     match comptime!(packing.scales) {
-        Scales::Affine => header_half(weight, header, 2u32 * block + 1u32, lane),
+        Scales::Affine => header_halves(weight, header, 2u32 * block + 1u32, quad),
         Scales::K => {
-            let low = header_byte(weight, header + 16u32, block, lane);
-            let high = header_byte(weight, header + 48u32, block % 4u32, lane) >> (2u32 * (block / 4u32));
-            let number = (low >> 4u32) | (((high >> 4u32) & 3u32) << 4u32);
-            -(header_half(weight, header, 1u32, lane) * f32::cast_from(number))
+            let low = header_bytes(weight, header + 4u32, block, quad) >> Words::new(4u32);
+            let high = header_bytes(weight, header + 12u32, block % 4u32, quad) >> Words::new(4u32);
+            let high = high >> Words::new(2u32 * (block / 4u32));
+            -(header_halves(weight, header, 1u32, quad) * six_bits(low, high))
         }
         // Exact: the zero points are small whole numbers.
-        _ => scale * comptime!(-(packing.zero as f32)),
+        _ => scales * Rows::new(comptime!(-(packing.zero as f32))),
     }
 }
 
-/// The codes of columns `4 * g..4 * g + 4` of a row of a block, a byte each, whose row has its words at `codes`, 16 apart.
+/// The [`four_codes`] `g` of four rows of a block whose words begin at `codes`.
 #[cube]
-pub fn four_codes(weight: &[u32], codes: u32, #[comptime] g: u32, #[comptime] packing: Packing) -> u32 {
+pub fn read_codes(weight: &[Words], codes: u32, g: u32, #[comptime] packing: Packing) -> Words {
+    let first = if comptime!(packing.bits == 8) { g } else { g % 4u32 };
+    let words = weight[(codes + 4u32 * first) as usize];
+    let mut more = words;
+    if comptime!(packing.bits == 5) {
+        more = weight[(codes + 16u32) as usize];
+    }
+    if comptime!(packing.bits == 6) {
+        more = weight[(codes + 16u32 + 4u32 * (g / 4u32)) as usize];
+    }
+    four_codes(words, more, g, packing)
+}
+
+/// The codes of columns `4 * g..4 * g + 4` of a block, a byte each, of four rows, out of the words that hold them, and the words with their fifth and sixth bits.
+#[cube]
+pub fn four_codes(words: Words, more: Words, g: u32, #[comptime] packing: Packing) -> Words {
     if comptime!(packing.bits == 8) {
-        weight[(codes + comptime!(16 * g)) as usize]
+        words
     } else {
-        let nibbles =
-            (weight[(codes + comptime!(16 * (g % 4))) as usize] >> comptime!(4 * (g / 4))) & 0x0f0f_0f0fu32;
+        let nibbles = (words >> Words::new(4u32 * (g / 4u32))) & Words::new(0x0f0f_0f0fu32);
         if comptime!(packing.bits == 5) {
-            let fifth = (weight[(codes + 64u32) as usize] >> comptime!(g)) & 0x0101_0101u32;
-            nibbles | (fifth << 4u32)
+            let fifth = (more >> Words::new(g)) & Words::new(0x0101_0101u32);
+            nibbles | (fifth << Words::new(4u32))
         } else if comptime!(packing.bits == 6) {
-            let word = weight[(codes + comptime!(64 + 16 * (g / 4))) as usize];
-            let high = (word >> comptime!(2 * (g % 4))) & 0x0303_0303u32;
-            nibbles | (high << 4u32)
+            let high = (more >> Words::new(2u32 * (g % 4u32))) & Words::new(0x0303_0303u32);
+            nibbles | (high << Words::new(4u32))
         } else {
             nibbles
         }
     }
 }
 
-/// Code `byte` of four as a number.
+/// Code `byte` of four, of four rows, as numbers.
 #[cube]
-pub fn code(codes: u32, #[comptime] byte: u32, #[comptime] packing: Packing) -> f32 {
-    let code = (codes >> comptime!(8 * byte)) & 255u32;
-    if comptime!(packing.codebook) { f32::cast_from(look_up(code)) } else { f32::cast_from(code) }
+pub fn code(codes: Words, #[comptime] byte: u32, #[comptime] packing: Packing) -> Rows {
+    let code = (codes >> Words::new(comptime!(8 * byte))) & Words::new(255u32);
+    if comptime!(packing.codebook) {
+        let mut numbers = Words::empty();
+        #[unroll]
+        for row in 0..4usize {
+            numbers.insert(row, look_up(code.extract(row)));
+        }
+        Rows::cast_from(numbers)
+    } else {
+        Rows::cast_from(code)
+    }
 }
 
 /// The entry of the codebook, 128 added.

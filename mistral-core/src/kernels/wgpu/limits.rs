@@ -20,6 +20,13 @@ const CUBES: u32 = 4096;
 const CHAINS: usize = 8;
 const STEPS: u32 = 512;
 
+/// Seconds of work before something is measured.
+const WARM: f64 = 0.1;
+/// Launches that are waited for together.
+const LAUNCHES: u32 = 8;
+/// Steps of a loop that are written out, and reads that do not wait for each other.
+const AHEAD: u32 = 8;
+
 /// What an adapter does at most.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -59,7 +66,8 @@ fn reading(memory: &CubeTensor, out: &CubeTensor) -> f64 {
             quads as u32,
         );
     });
-    16.0 * quads as f64 / seconds / 1e9
+    let at_once = (AHEAD * CUBES * UNITS) as usize;
+    16.0 * (quads / at_once * at_once) as f64 / seconds / 1e9
 }
 
 fn products<F: Float>(out: &CubeTensor) -> f64 {
@@ -76,16 +84,21 @@ fn products<F: Float>(out: &CubeTensor) -> f64 {
     f64::from(CUBES * UNITS) * f64::from(STEPS) * 2.0 * CHAINS as f64 / seconds / 1e9
 }
 
-/// The shortest of five times that `launch` takes, after one that compiles it.
+/// The shortest of five times that `launch` takes, after others that compile it.
 fn best(client: &Client, launch: &dyn Fn()) -> f64 {
     let wait = || drop(cubecl::future::block_on(client.sync()));
-    launch();
-    wait();
-    let times = (0..5).map(|_| {
-        let start = Instant::now();
+    // An adapter that had nothing to do wakes up slowly.
+    let (start, mut launches) = (Instant::now(), 0);
+    while start.elapsed().as_secs_f64() < WARM {
         launch();
         wait();
-        start.elapsed().as_secs_f64()
+        launches = LAUNCHES.min(launches + 1);
+    }
+    let times = (0..5).map(|_| {
+        let start = Instant::now();
+        (0..launches).for_each(|_| launch());
+        wait();
+        start.elapsed().as_secs_f64() / f64::from(launches)
     });
     times.fold(f64::INFINITY, f64::min)
 }
@@ -94,9 +107,12 @@ fn best(client: &Client, launch: &dyn Fn()) -> f64 {
 fn read(memory: &[Vector<u32, Const<4>>], out: &mut [u32], quads: u32) {
     let mut all = Vector::<u32, Const<4>>::new(0u32);
     let mut at = CUBE_POS_X * UNITS + UNIT_POS;
-    while at < quads {
-        all ^= memory[at as usize];
-        at += CUBES * UNITS;
+    while at + (AHEAD - 1u32) * CUBES * UNITS < quads {
+        #[unroll]
+        for _ in 0..AHEAD {
+            all ^= memory[at as usize];
+            at += CUBES * UNITS;
+        }
     }
     let word = all.extract(0usize) ^ all.extract(1usize) ^ all.extract(2usize) ^ all.extract(3usize);
     // Of one unit, which the compiler cannot know to be the only one that is needed.
@@ -113,10 +129,13 @@ fn multiply<F: Float>(out: &mut [Vector<F, Const<2>>], by: f32) {
     for i in 0..CHAINS {
         chains[i] = Vector::<F, Const<2>>::new(F::cast_from(i as u32));
     }
-    for _ in 0..STEPS {
+    for _ in 0..STEPS / AHEAD {
         #[unroll]
-        for i in 0..CHAINS {
-            chains[i] = fma(chains[i], by, by);
+        for _ in 0..AHEAD {
+            #[unroll]
+            for i in 0..CHAINS {
+                chains[i] = fma(chains[i], by, by);
+            }
         }
     }
     let mut all = chains[0];

@@ -10,8 +10,11 @@ mod elementwise;
 mod launch;
 pub mod limits;
 mod linear;
+mod many;
+mod product;
 #[cfg(test)]
 mod tests;
+pub mod timing;
 
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn_cubecl::CubeBackend;
@@ -149,5 +152,7 @@ pub fn weight_bytes(mut bytes: Vec<u8>, spec: &LinearSpec) -> Vec<u8> {
     {
         bytes.extend(scale.values().iter().flat_map(|value| value.to_le_bytes()));
     }
+    // Kernels read four words at once.
+    bytes.resize(bytes.len().next_multiple_of(16), 0);
     bytes
 }

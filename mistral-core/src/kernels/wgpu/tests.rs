@@ -2,11 +2,15 @@
 
 use std::sync::Arc;
 
+use burn::tensor::{DType, Int, Tensor, TensorData};
+
 use crate::config::RopeStyle;
 use crate::device::{self, Opened};
 use crate::kernels::check::Check;
 use crate::kernels::cpu::packed::{has_packed_form, packed_len, repack};
-use crate::kernels::{Activation, Angles, AttentionSpec, CacheSpec, CacheType, Layout, LinearSpec};
+use crate::kernels::{
+    self, Activation, Angles, AttentionSpec, CacheSpec, CacheType, Layout, LinearSpec, ROWS_ALIKE,
+};
 use crate::quant::Format;
 use crate::testing::Random;
 use crate::weights::Fp8Scale;
@@ -17,11 +21,11 @@ fn open() -> Opened {
 }
 
 fn scales(rows: usize, cols: usize) -> [Fp8Scale; 3] {
-    let count = rows.div_ceil(16) * cols.div_ceil(8);
+    let count = rows.div_ceil(16) * cols.div_ceil(16);
     [
         Fp8Scale::Scalar(0.375),
         Fp8Scale::PerRow((0..rows).map(|row| 0.25 + row as f32).collect()),
-        Fp8Scale::Block { rows: 16, cols: 8, values: (0..count).map(|i| 1.0 + i as f32 / 8.0).collect() },
+        Fp8Scale::Block { rows: 16, cols: 16, values: (0..count).map(|i| 1.0 + i as f32 / 8.0).collect() },
     ]
 }
 
@@ -31,11 +35,11 @@ fn linear_layers_equal_decoded_matrices() {
     let check = Check::new(&opened.device);
     for format in Format::all().filter(|format| has_packed_form(*format) || super::multiplies(*format)) {
         let widths: &[usize] = match format.block_len() {
-            1 => &[1, 43, 130],
+            1 => &[1, 43, 144, 1040],
             32 => &[32, 96, 288, 512],
             _ => &[256, 768],
         };
-        for (&cols, rows) in widths.iter().zip([1, 35, 7, 16]) {
+        for (&cols, rows) in widths.iter().zip([1, 35, 33, 16]) {
             let data = Random::new(rows as u64).tensor("w", format, &[rows, cols]).bytes;
             let (layout, data) = match has_packed_form(format) {
                 false => (Layout::Rows, data),
@@ -52,7 +56,7 @@ fn linear_layers_equal_decoded_matrices() {
             for scale in scales {
                 let activation = Activation::F32;
                 let spec = LinearSpec { format, layout, rows, cols, scale, activation };
-                for m in [1, 2, 8, 19] {
+                for m in [1, 2, 9, 70] {
                     check.linear(&data, &spec, m).unwrap();
                 }
                 check.linear_add(&data, &spec).unwrap();
@@ -60,6 +64,40 @@ fn linear_layers_equal_decoded_matrices() {
         }
     }
     opened.check().unwrap();
+}
+
+/// As guesses at what follows need it: a row that is evaluated with others gives the token that it gives alone.
+#[test]
+fn a_row_has_the_bits_of_a_row_alone() {
+    let opened = open();
+    let tensor = |values: Vec<f32>, rows: usize, cols: usize| {
+        Tensor::<2>::from_data(TensorData::new(values, [rows, cols]), &opened.device)
+    };
+    for (format, rows, cols) in [(Format::Q4_K, 33, 512), (Format::Q6_K, 16, 256), (Format::F16, 35, 144)] {
+        let data = Random::new(3).tensor("w", format, &[rows, cols]).bytes;
+        let layout = if has_packed_form(format) { Layout::Packed } else { Layout::Rows };
+        let spec = LinearSpec { format, layout, rows, cols, scale: None, activation: Activation::F32 };
+        let bytes = match layout {
+            Layout::Rows => super::weight_bytes(data, &spec),
+            Layout::Packed => {
+                let mut out = vec![0; packed_len(format, rows, cols).unwrap()];
+                repack(format, rows, cols, &data, &mut out).unwrap();
+                out
+            }
+        };
+        let words = TensorData::from_bytes_vec(bytes.clone(), [bytes.len() / 4], DType::U32);
+        let weight = Tensor::<1, Int>::from_data(words, (&opened.device, DType::U32));
+        let mut random = Random::new(4);
+        let x: Vec<f32> = (0..ROWS_ALIKE * cols).map(|_| random.unit()).collect();
+        let product = |x: &[f32]| -> Vec<f32> {
+            let product = kernels::linear(tensor(x.to_vec(), x.len() / cols, cols), &weight, &spec);
+            product.try_into_data().unwrap().try_into_vec().unwrap()
+        };
+        let together = product(&x);
+        for (row, x) in together.chunks(rows).zip(x.chunks(cols)) {
+            assert_eq!(row, product(x), "{}", format.name());
+        }
+    }
 }
 
 /// Matrices of several formats that meet one input, and widths of which some have no kernel for several.
