@@ -125,14 +125,12 @@ fn attend<N: Size>(
     let kv = head * kv_heads / heads * capacity;
     let per_unit = comptime!(head_dim.div_ceil(UNITS));
     let per_word = comptime!(if f16 { 2u32 } else { 1u32 });
-    // Numbers that are read at once, units for the values of a key, and keys at a time.
+    // Numbers that are read at once, and units for the values of a key.
     let words = N::value().comptime() as u32;
     let at_once = comptime!(words * per_word);
     let lanes = comptime!(min(head_dim / at_once, UNITS));
     let per_lane = comptime!((head_dim / at_once).div_ceil(lanes));
     let side_by_side = comptime!(UNITS / lanes);
-    let steps = comptime!(UNITS.div_ceil(side_by_side * AHEAD));
-    let (lane, side) = (UNIT_POS % lanes, UNIT_POS / lanes);
 
     let mut turned = Shared::<[f32]>::new_slice(head_dim as usize);
     #[unroll]
@@ -143,7 +141,7 @@ fn attend<N: Size>(
         }
     }
     // More than there are, so that values of no key can be taken, too.
-    let count = comptime!((steps * AHEAD + 1) * side_by_side);
+    let count = comptime!((UNITS.div_ceil(side_by_side * AHEAD) * AHEAD + 1) * side_by_side);
     let mut weights = Shared::<[f32]>::new_slice(count as usize);
     let mut i = UNITS + UNIT_POS;
     while i < count {
@@ -183,25 +181,7 @@ fn attend<N: Size>(
         for i in 0..comptime!(per_lane * at_once) {
             sums[i as usize] *= shrink;
         }
-        for step in 0..steps {
-            #[unroll]
-            for ahead in 0..AHEAD {
-                let i = (step * AHEAD + ahead) * side_by_side + side;
-                // Without a weight of its own, of a key that is seen: what others hold may be no number.
-                let key = clamp(from + i, first, end - 1u32);
-                let value = (kv + key % capacity) * comptime!(head_dim / at_once) + lane;
-                add(
-                    v,
-                    value,
-                    weights[i as usize],
-                    &mut sums,
-                    lane,
-                    lanes,
-                    comptime!(head_dim / at_once),
-                    f16,
-                );
-            }
-        }
+        gather(v, &weights, &mut sums, kv, capacity, from, first, end, lanes, head_dim, f16);
         from += UNITS;
     }
     let mut to = row;
@@ -213,19 +193,67 @@ fn attend<N: Size>(
         }
     }
     let divisor = if comptime!(only) { total } else { 1.0f32.runtime() };
-    // The sums of the keys side by side, in the order of these.
+    share(&sums, found, to, divisor, lanes, at_once, head_dim);
+}
+
+/// Adds the values of 64 keys from `from` on, times what they weigh: as many side by side as there are units, each of which has some numbers of a key's.
+#[cube]
+#[allow(clippy::too_many_arguments, reason = "what the kernel was given")]
+fn gather<N: Size>(
+    v: &[Vector<u32, N>],
+    weights: &Shared<[f32]>,
+    sums: &mut Array<f32>,
+    kv: u32,
+    capacity: u32,
+    from: u32,
+    first: u32,
+    end: u32,
+    #[comptime] lanes: u32,
+    #[comptime] head_dim: u32,
+    #[comptime] f16: bool,
+) {
+    let per_word = comptime!(if f16 { 2u32 } else { 1u32 });
+    let words = N::value().comptime() as u32;
+    let row = comptime!(head_dim / (words * per_word));
+    let side_by_side = comptime!(UNITS / lanes);
+    let (lane, side) = (UNIT_POS % lanes, UNIT_POS / lanes);
+    for step in 0..comptime!(UNITS.div_ceil(side_by_side * AHEAD)) {
+        #[unroll]
+        for ahead in 0..AHEAD {
+            let i = (step * AHEAD + ahead) * side_by_side + side;
+            // Without a weight of its own, of a key that is seen: what others hold may be no number.
+            let key = clamp(from + i, first, end - 1u32);
+            let value = (kv + key % capacity) * row + lane;
+            add(v, value, weights[i as usize], sums, lane, lanes, row, f16);
+        }
+    }
+}
+
+/// Stores the sums of the keys side by side, in the order of these, divided.
+#[cube]
+fn share(
+    sums: &Array<f32>,
+    found: &mut [f32],
+    to: u32,
+    divisor: f32,
+    #[comptime] lanes: u32,
+    #[comptime] at_once: u32,
+    #[comptime] head_dim: u32,
+) {
+    let per_lane = comptime!((head_dim / at_once).div_ceil(lanes));
+    let (lane, side) = (UNIT_POS % lanes, UNIT_POS / lanes);
     let mut all = Shared::<[f32]>::new_slice(comptime!(UNITS * per_lane * at_once) as usize);
     #[unroll]
     for i in 0..comptime!(per_lane * at_once) {
-        all[(side * head_dim + (lane + comptime!(i / at_once * lanes)) * at_once + comptime!(i % at_once))
-            as usize] = sums[i as usize];
+        let d = (lane + comptime!(i / at_once * lanes)) * at_once + comptime!(i % at_once);
+        all[(side * head_dim + d) as usize] = sums[i as usize];
     }
     sync_cube();
     let mut d = UNIT_POS;
     while d < head_dim {
         let mut sum = all[d as usize];
         #[unroll]
-        for side in 1..side_by_side {
+        for side in 1..comptime!(UNITS / lanes) {
             sum += all[(comptime!(side * head_dim) + d) as usize];
         }
         found[(to + d) as usize] = sum / divisor;
