@@ -38,8 +38,7 @@ pub fn many(
     let first_row = (CUBE_POS_Z * MAX_CUBES_X + CUBE_POS_X) * SIDE;
     let first_token = CUBE_POS_Y * SIDE;
     let mut weights = Shared::<[Rows]>::new_slice(comptime!(DEPTH * ROW_QUADS) as usize);
-    // A column more than there are, so that rows begin in different banks of the memory.
-    let mut activations = Shared::<[Quad]>::new_slice(comptime!(SIDE * (QUADS + 1)) as usize);
+    let mut activations = Shared::<[Quad]>::new_slice(comptime!(SIDE * QUADS) as usize);
     let (row_quad, token) = (UNIT_POS % ROW_QUADS, UNIT_POS / ROW_QUADS * TOKENS);
     let mut sums = Array::<Rows>::new(TOKENS as usize);
     #[unroll]
@@ -68,8 +67,7 @@ pub fn many(
                 let at = unit + comptime!(i * (UNITS - QUADS * ROW_QUADS));
                 let (quad, token) = (at % QUADS, at / QUADS);
                 let row = min(first_token + token, tokens - 1u32) * (cols / 4u32);
-                activations[(token * comptime!(QUADS + 1) + quad) as usize] =
-                    x[(row + step * QUADS + quad) as usize];
+                activations[place(token, quad) as usize] = x[(row + step * QUADS + quad) as usize];
             }
         }
         sync_cube();
@@ -90,6 +88,13 @@ pub fn many(
     }
 }
 
+/// Where four columns of a row of activations lie: turned, so that rows which are read together lie in different banks. Both tiles take the 16 kB that
+/// every adapter has.
+#[cube]
+fn place(token: u32, quad: u32) -> u32 {
+    token * QUADS + (quad + token / TOKENS) % QUADS
+}
+
 /// Adds the products of four columns.
 #[cube]
 fn multiply(
@@ -107,7 +112,7 @@ fn multiply(
     }
     #[unroll]
     for i in 0..TOKENS {
-        let four = activations[((token + i) * comptime!(QUADS + 1) + quad) as usize];
+        let four = activations[place(token + i, quad) as usize];
         #[unroll]
         for column in 0..4usize {
             sums[i as usize] = fma(columns[column], Rows::new(four.extract(column)), sums[i as usize]);
