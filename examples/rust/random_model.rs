@@ -1,7 +1,7 @@
 //! Writes a GGUF file of a known shape with random weights, to measure speed and memory on.
 //!
-//! `cargo run --release --example random_model -- 1b Q4_0 models/random-1b-Q4_0.gguf`; shapes: `1b`, `7b`, with
-//! another number of layers `7b:4`; formats: those of GGUF, and `Q4_K_M`, llama.cpp's mixture of Q4_K and Q6_K.
+//! `cargo run --release --example random_model -- 1b Q4_0 models/random-1b-Q4_0.gguf`; shapes: `1b`, `7b`, `thin` (the
+//! layers of a 7B model and next to no work in them: what remains is what a layer costs by itself), with another number of layers `7b:4`; formats: those of GGUF, and `Q4_K_M`, llama.cpp's mixture of Q4_K and Q6_K.
 #![allow(clippy::print_stdout, reason = "a program prints")]
 
 use std::error::Error;
@@ -20,7 +20,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut config = match shape {
         "1b" => config(2048, 16, 16, 4, 7168),
         "7b" => config(4096, 32, 32, 8, 14336),
-        _ => return Err(format!("shape `{shape}`: expected 1b or 7b").into()),
+        "thin" => config(256, 32, 2, 1, 512),
+        _ => return Err(format!("shape `{shape}`: expected 1b, 7b or thin").into()),
     };
     if let Some(layers) = layers {
         config.layers.truncate(layers.parse()?);

@@ -88,10 +88,8 @@ impl Block {
         rotation: &Rotation,
         cache: &mut LayerCache,
     ) -> Result<(Tensor<2>, Option<Tensor<2>>)> {
-        let [h, x] = self.attention_norm.after(h, r);
-        let r = self.attention.forward(x, start, rotation, cache);
-        let [h, x] = self.ffn_norm.after(h, Some(r));
-        let r = self.feed_forward.forward(x)?;
+        let [h, r] = self.attention.forward(self.attention_norm.of(h, r), start, rotation, cache);
+        let [h, r] = self.feed_forward.forward(self.ffn_norm.of(h, Some(r)))?;
         Ok((h, Some(r)))
     }
 }

@@ -5,7 +5,7 @@ use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Flex, TensorData, read_sync};
 use burn::tensor::{Device, Int, Tensor};
 
-use super::{Angles, AttentionSpec, CacheSpec, CacheType, Layout, LinearSpec, reference};
+use super::{Angles, AttentionSpec, CacheSpec, CacheType, Layout, LinearSpec, Unnormed, reference};
 use crate::config::RopeStyle;
 use crate::device;
 use crate::error::{Error, Result};
@@ -13,6 +13,9 @@ use crate::error::{Error, Result};
 /// Two f32 computations of one thing that add in different orders, relative to what they add up. A device may also round a division, a root or an
 /// exponential by some units in the last place.
 const TOLERANCE: f32 = 1e-5;
+
+/// No number of a norm of [`numbers`] is larger, beside 1, the largest of what is not normed.
+const LARGEST_NORMED: f32 = 4.0;
 
 /// Numbers in [-1, 1), always the same.
 pub fn numbers(count: usize, seed: u32) -> Vec<f32> {
@@ -106,35 +109,49 @@ impl<'a> Check<'a> {
             let want = reference::linear::<Flex>(on_host(&x, &[m, cols]), bytes_on_host(bytes), spec.clone());
             self.equal("linear_triple", got, &values(want), &sums(bytes, spec))?;
         }
+        let (unnormed, sum, x) = self.unnormed(m, cols);
+        let (got_sum, got) = super::normed_triple(unnormed, [a, b, c], specs);
+        self.equal("normed_triple, sum", got_sum, &sum, &[2.0])?;
+        for (got, (bytes, spec)) in got.into_iter().zip(matrices) {
+            let want = reference::linear::<Flex>(x.clone(), bytes_on_host(bytes), spec.clone());
+            let scale: Vec<f32> = sums(bytes, spec).iter().map(|sum| sum * LARGEST_NORMED).collect();
+            self.equal("normed_triple", got, &values(want), &scale)?;
+        }
         Ok(())
     }
 
-    /// Gate and up and their product, and that of an expert that was chosen.
+    /// `m` rows to be normed, their sum, and their norm.
+    fn unnormed(&self, m: usize, cols: usize) -> (Unnormed, Vec<f32>, FloatTensor<Flex>) {
+        let (x, r, weight) = (numbers(m * cols, 7), numbers(m * cols, 8), numbers(cols, 3));
+        let sum: Vec<f32> = x.iter().zip(&r).map(|(x, r)| x + r).collect();
+        let normed = reference::rms_norm::<Flex>(on_host(&sum, &[m, cols]), on_host(&weight, &[cols]), 1e-5);
+        let [x, r] = [x, r].map(|values| self.tensor(&values, [m, cols]));
+        (Unnormed { x, r, weight: self.tensor(&weight, [cols]), eps: 1e-5 }, sum, normed)
+    }
+
+    /// Gate and up and their product, of a norm, too, and that of an expert that was chosen.
     ///
     /// # Errors
     /// As [`Check::linear`].
     pub fn linear_swiglu(&self, matrices: [(&[u8], &LinearSpec); 2], m: usize) -> Result<()> {
         let cols = matrices[0].1.cols;
         let x = numbers(m * cols, 7);
-        let products = matrices.map(|(bytes, spec)| {
-            reference::linear::<Flex>(on_host(&x, &[m, cols]), bytes_on_host(bytes), spec.clone())
-        });
-        // What is off in one product is multiplied by the other.
-        let largest = products.iter().flat_map(|product| values(product.clone()));
-        let largest = largest.fold(1f32, |largest, x| largest.max(x.abs()));
-        let [gate_sums, up_sums] = matrices.map(|(bytes, spec)| sums(bytes, spec));
-        let scale: Vec<f32> = gate_sums.iter().zip(up_sums).map(|(a, b)| (a + b) * largest).collect();
-        let [gate, up] = products;
-        let want = values(reference::swiglu::<Flex>(gate, up));
         let [a, b] = &matrices.map(|(bytes, spec)| self.weight(bytes, spec));
-        let (x, specs) = (self.tensor(&x, [m, cols]), matrices.map(|(_, spec)| spec));
-        let got = super::linear_swiglu(x.clone(), [a, b], specs);
+        let (on_device, specs) = (self.tensor(&x, [m, cols]), matrices.map(|(_, spec)| spec));
+        let (want, scale) = swiglu_on_host(matrices, &on_host(&x, &[m, cols]));
+        let got = super::linear_swiglu(on_device.clone(), [a, b], specs);
         self.equal("linear_swiglu", got, &want, &scale)?;
-        if m > 1 {
-            return Ok(());
+        if m == 1 {
+            let routes = self.tensor(&[0.0, 0.5], [1, 2]);
+            let got = super::linear_swiglu_if(on_device, [a, b], routes, specs, 1);
+            self.equal("linear_swiglu_if", got, &want, &scale)?;
         }
-        let got = super::linear_swiglu_if(x, [a, b], self.tensor(&[0.0, 0.5], [1, 2]), specs, 1);
-        self.equal("linear_swiglu_if", got, &want, &scale)
+        let (unnormed, sum, x) = self.unnormed(m, cols);
+        let (want, mut scale) = swiglu_on_host(matrices, &x);
+        scale.iter_mut().for_each(|sum| *sum *= LARGEST_NORMED);
+        let [got_sum, got] = super::normed_swiglu(unnormed, [a, b], specs);
+        self.equal("normed_swiglu, sum", got_sum, &sum, &[2.0])?;
+        self.equal("normed_swiglu", got, &want, &scale)
     }
 
     /// [`super::linear_add`] of an expert that was chosen, and of one that was not.
@@ -240,6 +257,17 @@ impl<'a> Check<'a> {
         let what = format!("attention {} [{t}, {} of {head_dim}]", cache_type.name(), spec.n_heads);
         self.equal(&what, got, &want, &[1.0])
     }
+}
+
+/// What gate and up make of `x`, and what their rows add up, at most: what is off in one product is multiplied by the other.
+fn swiglu_on_host(matrices: [(&[u8], &LinearSpec); 2], x: &FloatTensor<Flex>) -> (Vec<f32>, Vec<f32>) {
+    let [gate, up] = matrices
+        .map(|(bytes, spec)| reference::linear::<Flex>(x.clone(), bytes_on_host(bytes), spec.clone()));
+    let largest = [&gate, &up].into_iter().flat_map(|product| values(product.clone()));
+    let largest = largest.fold(1f32, |largest, x| largest.max(x.abs()));
+    let [gate_sums, up_sums] = matrices.map(|(bytes, spec)| sums(bytes, spec));
+    let scale = gate_sums.iter().zip(up_sums).map(|(a, b)| (a + b) * largest).collect();
+    (values(reference::swiglu::<Flex>(gate, up)), scale)
 }
 
 /// What the magnitudes of each row of a matrix add up to.

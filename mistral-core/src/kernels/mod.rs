@@ -187,6 +187,36 @@ pub trait Kernels: Backend {
         Self::swiglu(gate, up)
     }
 
+    /// [`Kernels::add_rms_norm`] of `x` and `r: [t, cols]`: the sum, and the [`Kernels::linear`] of the norm.
+    fn normed_linear(
+        x: FloatTensor<Self>,
+        r: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        eps: f32,
+        #[extension_type] weights: Weights<Self>,
+        specs: Vec<LinearSpec>,
+    ) -> Vec<FloatTensor<Self>> {
+        let mut sum = <Self as Kernels>::add_rms_norm(x, r, weight, eps);
+        let normed = sum.pop().expect("a sum and its norm");
+        sum.extend(<Self as Kernels>::linear(normed, weights, specs));
+        sum
+    }
+
+    /// [`Kernels::add_rms_norm`] of `x` and `r: [t, cols]`: the sum, and the [`Kernels::linear_swiglu`] of the norm.
+    fn normed_swiglu(
+        x: FloatTensor<Self>,
+        r: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        eps: f32,
+        #[extension_type] weights: Weights<Self>,
+        specs: Vec<LinearSpec>,
+    ) -> Vec<FloatTensor<Self>> {
+        let mut sum = <Self as Kernels>::add_rms_norm(x, r, weight, eps);
+        let normed = sum.pop().expect("a sum and its norm");
+        sum.push(<Self as Kernels>::linear_swiglu(normed, weights, specs));
+        sum
+    }
+
     /// [`Kernels::linear_swiglu`] of one row by matrices of expert `expert`. If that weighs nothing in `routes: [1, n_experts]`, they need not be
     /// read, and the result is any numbers.
     fn linear_swiglu_if(
@@ -353,6 +383,48 @@ fn products<const N: usize>(
 /// [`Kernels::route`] on the device of the tensors.
 pub fn route(logits: Tensor<2>, k: usize) -> Tensor<2> {
     Tensor::from_dispatch(<Dispatch as Kernels>::route(logits.into_dispatch(), k))
+}
+
+/// What [`Kernels::normed_linear`] and [`Kernels::normed_swiglu`] read: `x + r`, to be normed with `weight` and `eps`.
+#[derive(Clone, Debug)]
+pub struct Unnormed {
+    /// `[t, cols]`
+    pub x: Tensor<2>,
+    /// `[t, cols]`
+    pub r: Tensor<2>,
+    /// `[cols]`
+    pub weight: Tensor<1>,
+    /// Beside the mean square.
+    pub eps: f32,
+}
+
+/// [`Kernels::normed_linear`] for three matrices, on the device of the tensors.
+pub fn normed_triple(
+    Unnormed { x, r, weight, eps }: Unnormed,
+    weights: [&Tensor<1, Int>; 3],
+    specs: [&LinearSpec; 3],
+) -> (Tensor<2>, [Tensor<2>; 3]) {
+    let [a, b, c] = weights.map(primitive);
+    let (x, r, weight) = (x.into_dispatch(), r.into_dispatch(), weight.into_dispatch());
+    let specs = specs.into_iter().cloned().collect();
+    let all = <Dispatch as Kernels>::normed_linear(x, r, weight, eps, Weights::Three(a, b, c), specs);
+    let mut all = all.into_iter().map(Tensor::from_dispatch);
+    let mut next = || all.next().expect("a sum, and a product for each matrix");
+    (next(), std::array::from_fn(|_| next()))
+}
+
+/// [`Kernels::normed_swiglu`] on the device of the tensors.
+pub fn normed_swiglu(
+    Unnormed { x, r, weight, eps }: Unnormed,
+    weights: [&Tensor<1, Int>; 2],
+    specs: [&LinearSpec; 2],
+) -> [Tensor<2>; 2] {
+    let [gate, up] = weights.map(primitive);
+    let (x, r, weight) = (x.into_dispatch(), r.into_dispatch(), weight.into_dispatch());
+    let specs = specs.into_iter().cloned().collect();
+    let both = <Dispatch as Kernels>::normed_swiglu(x, r, weight, eps, Weights::Two(gate, up), specs);
+    let mut both = both.into_iter().map(Tensor::from_dispatch);
+    std::array::from_fn(|_| both.next().expect("a sum, and what was made of its norm"))
 }
 
 /// [`Kernels::linear_swiglu`] on the device of the tensors.

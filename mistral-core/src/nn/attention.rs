@@ -2,7 +2,7 @@
 
 use burn::tensor::Tensor;
 
-use super::{Linear, Rotation};
+use super::{Linear, Normed, Rotation};
 use crate::cache::LayerCache;
 
 /// `wq`, `wk`, `wv`, `wo` of one layer.
@@ -28,17 +28,17 @@ impl Attention {
         [&self.wq, &self.wk, &self.wv, &self.wo].into_iter().map(Linear::bytes).sum()
     }
 
-    /// `x: [t, dim]` at positions `start..start + t` → `[t, dim]`.
+    /// The residual stream, and what is to be added to it: `x: [t, dim]`, its norm, at positions `start..start + t` → `[t, dim]`.
     pub fn forward(
         &self,
-        x: Tensor<2>,
+        x: Normed,
         start: usize,
         rotation: &Rotation,
         cache: &mut LayerCache,
-    ) -> Tensor<2> {
-        let [q, k, v] = Linear::triple([&self.wq, &self.wk, &self.wv], x);
+    ) -> [Tensor<2>; 2] {
+        let (h, [q, k, v]) = Linear::triple([&self.wq, &self.wk, &self.wv], x);
         cache.write(start, k, v, &rotation.keys); // [t, n_kv_heads * head_dim]
         let r = cache.attend(q, &rotation.queries, start, self.n_heads, self.window); // [t, n_heads * head_dim]
-        self.wo.forward(r)
+        [h, self.wo.forward(r)]
     }
 }

@@ -2,7 +2,7 @@
 
 use burn::tensor::{DType, Device, IndexingUpdateOp, Int, Tensor, TensorData};
 
-use super::Linear;
+use super::{Linear, Normed};
 use crate::device;
 use crate::error::{Error, Result};
 use crate::kernels;
@@ -116,14 +116,20 @@ impl FeedForward {
         }
     }
 
-    /// `x: [t, dim]` → `[t, dim]`.
+    /// The residual stream, and what is to be added to it: `x: [t, dim]`, its norm → `[t, dim]`.
     ///
     /// # Errors
     /// As [`Moe::forward`].
-    pub fn forward(&self, x: Tensor<2>) -> Result<Tensor<2>> {
+    pub fn forward(&self, x: Normed) -> Result<[Tensor<2>; 2]> {
         match self {
-            Self::Dense(swiglu) => Ok(swiglu.forward(x)),
-            Self::Moe(moe) => moe.forward(x),
+            Self::Dense(SwiGlu { w1, w2, w3 }) => {
+                let [h, x] = Linear::normed_swiglu([w1, w3], x); // [t, hidden_dim]
+                Ok([h, w2.forward(x)])
+            }
+            Self::Moe(moe) => {
+                let [h, x] = x.compute();
+                Ok([h, moe.forward(x)?])
+            }
         }
     }
 }

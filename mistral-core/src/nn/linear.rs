@@ -2,6 +2,7 @@
 
 use burn::tensor::{Int, Tensor};
 
+use super::Normed;
 use crate::kernels::{self, LinearSpec};
 
 /// `y = x · Wᵀ`, `W: [rows, cols]`.
@@ -35,6 +36,19 @@ impl Linear {
         Self::parted([gate, up], &x, |gate, up| {
             kernels::linear_swiglu(x.clone(), [&gate.weight, &up.weight], [&gate.spec, &up.spec])
         })
+    }
+
+    /// The residual stream, and the [`Linear::swiglu`] of its norm `x: [t, cols]`.
+    pub fn normed_swiglu([gate, up]: [&Self; 2], x: Normed) -> [Tensor<2>; 2] {
+        match (x, &gate.parts[..], &up.parts[..]) {
+            (Normed::Later(x), [gate], [up]) => {
+                kernels::normed_swiglu(x, [&gate.weight, &up.weight], [&gate.spec, &up.spec])
+            }
+            (x, ..) => {
+                let [h, x] = x.compute();
+                [h, Self::swiglu([gate, up], x)]
+            }
+        }
     }
 
     /// [`Linear::swiglu`] of one row; any numbers if `expert` weighs nothing in `routes: [1, n_experts]`.
@@ -94,13 +108,20 @@ impl Linear {
         }
     }
 
-    /// What three layers make of the same `x: [t, cols]`: `[t, rows]` of each.
-    pub fn triple([a, b, c]: [&Self; 3], x: Tensor<2>) -> [Tensor<2>; 3] {
-        match (&a.parts[..], &b.parts[..], &c.parts[..]) {
-            ([a], [b], [c]) => {
-                kernels::linear_triple(x, [&a.weight, &b.weight, &c.weight], [&a.spec, &b.spec, &c.spec])
+    /// The residual stream, and what three layers make of its norm `x: [t, cols]`: `[t, rows]` of each.
+    pub fn triple([a, b, c]: [&Self; 3], x: Normed) -> (Tensor<2>, [Tensor<2>; 3]) {
+        match (x, &a.parts[..], &b.parts[..], &c.parts[..]) {
+            (Normed::Later(x), [a], [b], [c]) => {
+                kernels::normed_triple(x, [&a.weight, &b.weight, &c.weight], [&a.spec, &b.spec, &c.spec])
             }
-            _ => [a.forward(x.clone()), b.forward(x.clone()), c.forward(x)],
+            (Normed::Now { h, x }, [a], [b], [c]) => {
+                let (weights, specs) = ([&a.weight, &b.weight, &c.weight], [&a.spec, &b.spec, &c.spec]);
+                (h, kernels::linear_triple(x, weights, specs))
+            }
+            (x, ..) => {
+                let [h, x] = x.compute();
+                (h, [a.forward(x.clone()), b.forward(x.clone()), c.forward(x)])
+            }
         }
     }
 }

@@ -11,5 +11,5 @@ pub use attention::Attention;
 pub use embedding::Embedding;
 pub use feed_forward::FeedForward;
 pub use linear::Linear;
-pub use norm::RmsNorm;
+pub use norm::{Normed, RmsNorm};
 pub use rope::{Rope, Rotation};

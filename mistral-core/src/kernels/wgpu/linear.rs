@@ -10,7 +10,7 @@ use burn_cubecl::tensor::CubeTensor;
 use super::decode::{Element, Packing, Words, element};
 use super::launch::{self, MAX_CUBES_X, new_floats};
 use super::many;
-use super::product::{Quad, ROWS, add, fp8_scale, room, total, zeros};
+use super::product::{Input, Quad, ROWS, add, fp8_scale, nothing, room, total};
 use crate::kernels::{Layout, LinearSpec, ROWS_ALIKE};
 
 /// Units of a cube.
@@ -95,6 +95,11 @@ fn tile(tokens: usize) -> u32 {
     if tokens == 1 { 1 } else { TILE }
 }
 
+/// Whether these are rows of activations that each have the bits of a row alone.
+fn few(x: &CubeTensor) -> bool {
+    (1..=ROWS_ALIKE).contains(&x.meta.shape()[0])
+}
+
 /// Whether the kernels for several matrices take these.
 fn together(specs: &[LinearSpec]) -> bool {
     specs.iter().all(|spec| spec.rows > 0 && !matches!(Form::of(spec), Form::Ragged(_)))
@@ -104,9 +109,9 @@ fn together(specs: &[LinearSpec]) -> bool {
 pub fn linear(x: CubeTensor, weights: Vec<CubeTensor>, specs: &[LinearSpec]) -> Vec<CubeTensor> {
     if let [a, b, c] = &weights[..]
         && together(specs)
-        && (1..=ROWS_ALIKE).contains(&x.meta.shape()[0])
+        && few(&x)
     {
-        return three(x, [a, b, c].map(CubeTensor::clone), specs);
+        return three(&x, [a, b, c].map(CubeTensor::clone), specs, None);
     }
     weights.into_iter().zip(specs).map(|(weight, spec)| one(x.clone(), weight, spec)).collect()
 }
@@ -140,36 +145,83 @@ fn one(x: CubeTensor, weight: CubeTensor, spec: &LinearSpec) -> CubeTensor {
     out
 }
 
-fn three(x: CubeTensor, weights: [CubeTensor; 3], specs: &[LinearSpec]) -> Vec<CubeTensor> {
-    let tokens = x.meta.shape()[0];
-    let outs: Vec<CubeTensor> = specs.iter().map(|spec| new_floats(&x, [tokens, spec.rows])).collect();
-    let (client, tile) = (x.client.clone(), tile(tokens));
+/// What a kernel makes of `x` before it multiplies it.
+pub struct Norm {
+    /// Is added first: `[t, cols]`.
+    pub r: CubeTensor,
+    /// `[cols]`
+    pub weight: CubeTensor,
+    pub eps: f32,
+}
+
+impl Norm {
+    /// Whether kernels that norm have as many buffers on this adapter.
+    fn fits(x: &CubeTensor) -> bool {
+        // Those of `triple`, and one of numbers.
+        x.client.properties().hardware.max_bindings >= 11
+    }
+}
+
+/// The sum of `x` and what a norm adds to it, and the [`linear`] of the norm of that. `None` if there is no kernel for these.
+pub fn normed(
+    x: &CubeTensor,
+    norm: Norm,
+    weights: &[CubeTensor],
+    specs: &[LinearSpec],
+) -> Option<Vec<CubeTensor>> {
+    match weights {
+        [a, b, c] if together(specs) && few(x) && Norm::fits(x) => {
+            Some(three(x, [a, b, c].map(CubeTensor::clone), specs, Some(norm)))
+        }
+        _ => None,
+    }
+}
+
+/// Products of `x` with three matrices; after the sum of `x` and `r`, if there is a norm.
+fn three(
+    x: &CubeTensor,
+    weights: [CubeTensor; 3],
+    specs: &[LinearSpec],
+    norm: Option<Norm>,
+) -> Vec<CubeTensor> {
+    let (tokens, cols) = (x.meta.shape()[0], x.meta.shape()[1]);
+    let normed = norm.is_some();
+    let sum = norm.as_ref().map(|_| new_floats(x, [tokens, cols]));
+    // What a kernel does not use has to be some buffer.
+    let Norm { r, weight, eps } = norm.unwrap_or_else(|| Norm { r: x.clone(), weight: x.clone(), eps: 0.0 });
+    let outs: Vec<CubeTensor> = specs.iter().map(|spec| new_floats(x, [tokens, spec.rows])).collect();
+    let tile = tile(tokens);
     let matrix = |i: usize| Matrix::of(&weights[i], &specs[i]);
     let matrices = (matrix(0), matrix(1), matrix(2));
     let [a, b, c] = weights.map(|weight| launch::vectors(weight, 4).into_buffer_arg());
     let out = |i: usize| outs[i].clone().into_buffer_arg();
     triple::launch(
-        &client,
+        &x.client,
         cubes(specs, tokens, tile),
         CubeDim::new_1d(UNITS),
-        launch::vectors(x, 4).into_buffer_arg(),
+        launch::vectors(x.clone(), 4).into_buffer_arg(),
+        launch::vectors(r, 4).into_buffer_arg(),
+        launch::vectors(weight, 4).into_buffer_arg(),
         a,
         b,
         c,
+        launch::vectors(sum.clone().unwrap_or_else(|| x.clone()), 4).into_buffer_arg(),
         out(0),
         out(1),
         out(2),
         matrices.0,
         matrices.1,
         matrices.2,
-        specs[0].cols as u32,
+        cols as u32,
         tokens as u32,
+        eps,
         Form::of(&specs[0]),
         Form::of(&specs[1]),
         Form::of(&specs[2]),
         tile,
+        normed,
     );
-    outs
+    sum.into_iter().chain(outs).collect()
 }
 
 /// What an expert of a mixture weighs for a token: `routes: [1, n_experts]`, and its number.
@@ -179,38 +231,67 @@ pub type Route = (CubeTensor, usize);
 /// for them.
 pub fn gated(
     x: &CubeTensor,
-    [w1, w3]: &[CubeTensor; 2],
+    weights: &[CubeTensor; 2],
     specs: &[LinearSpec],
     route: Option<Route>,
 ) -> Option<CubeTensor> {
-    let (tokens, rows) = (x.meta.shape()[0], specs[0].rows);
-    if !together(specs) || !(1..=ROWS_ALIKE).contains(&tokens) || rows != specs[1].rows {
+    two(x, weights, specs, route, None)?.pop()
+}
+
+/// The sum of `x` and what a norm adds to it, and the [`gated`] of the norm of that.
+pub fn normed_gated(
+    x: &CubeTensor,
+    norm: Norm,
+    weights: &[CubeTensor; 2],
+    specs: &[LinearSpec],
+) -> Option<Vec<CubeTensor>> {
+    if !Norm::fits(x) {
         return None;
     }
-    let out = new_floats(x, [tokens, rows]);
-    let tile = tile(tokens);
-    let routed = route.is_some();
+    two(x, weights, specs, None, Some(norm))
+}
+
+fn two(
+    x: &CubeTensor,
+    [w1, w3]: &[CubeTensor; 2],
+    specs: &[LinearSpec],
+    route: Option<Route>,
+    norm: Option<Norm>,
+) -> Option<Vec<CubeTensor>> {
+    let (tokens, cols, rows) = (x.meta.shape()[0], x.meta.shape()[1], specs[0].rows);
+    if !together(specs) || !few(x) || rows != specs[1].rows {
+        return None;
+    }
+    let (normed, routed) = (norm.is_some(), route.is_some());
+    let sum = norm.as_ref().map(|_| new_floats(x, [tokens, cols]));
+    let Norm { r, weight, eps } = norm.unwrap_or_else(|| Norm { r: x.clone(), weight: x.clone(), eps: 0.0 });
     let (routes, expert) = route.unwrap_or((x.clone(), 0));
+    let (out, tile) = (new_floats(x, [tokens, rows]), tile(tokens));
     pair::launch(
         &x.client,
         cubes(&specs[..1], tokens, tile),
         CubeDim::new_1d(UNITS),
         launch::vectors(x.clone(), 4).into_buffer_arg(),
+        launch::vectors(r, 4).into_buffer_arg(),
+        launch::vectors(weight, 4).into_buffer_arg(),
         launch::vectors(w1.clone(), 4).into_buffer_arg(),
         launch::vectors(w3.clone(), 4).into_buffer_arg(),
         routes.into_buffer_arg(),
+        launch::vectors(sum.clone().unwrap_or_else(|| x.clone()), 4).into_buffer_arg(),
         out.clone().into_buffer_arg(),
         Matrix::of(w1, &specs[0]),
         Matrix::of(w3, &specs[1]),
-        specs[0].cols as u32,
+        cols as u32,
         tokens as u32,
         expert as u32,
+        eps,
         Form::of(&specs[0]),
         Form::of(&specs[1]),
         tile,
+        normed,
         routed,
     );
-    Some(out)
+    Some(sum.into_iter().chain([out]).collect())
 }
 
 /// `sum` and the product of one row with a matrix of an expert, times what the expert weighs. `None` if there is no kernel for it.
@@ -256,10 +337,11 @@ fn single(
     #[comptime] tile: u32,
 ) {
     let block = CUBE_POS_Z * MAX_CUBES_X + CUBE_POS_X;
+    let input = Input::new(x, x, x, tokens, cols, false);
     let mut room = room(tile);
-    let mut sums = zeros(tile);
-    add(x, weight, &mut sums, &matrix, block, true, cols, tokens, form, tile);
-    write(total(&sums, &mut room, form, tile), out, matrix.rows, block, tokens, tile);
+    let mut sums = nothing(tile);
+    add(&input, weight, &mut sums, &matrix, block, true, form, tile);
+    write(total(&input, &sums, &mut room, 0.0f32, form, tile), out, matrix.rows, block, tokens, tile);
 }
 
 /// Rows of one of three matrices with `tile` rows of activations.
@@ -267,9 +349,12 @@ fn single(
 #[allow(clippy::too_many_arguments, reason = "arguments of a kernel are bindings and numbers")]
 fn triple(
     x: &[Quad],
+    r: &[Quad],
+    gain: &[Quad],
     a: &[Words],
     b: &[Words],
     c: &[Words],
+    sum: &mut [Quad],
     a_out: &mut [f32],
     b_out: &mut [f32],
     c_out: &mut [f32],
@@ -278,28 +363,35 @@ fn triple(
     c_matrix: Matrix,
     cols: u32,
     tokens: u32,
+    eps: f32,
     #[comptime] a_form: Form,
     #[comptime] b_form: Form,
     #[comptime] c_form: Form,
     #[comptime] tile: u32,
+    #[comptime] normed: bool,
 ) {
     let block = CUBE_POS_Z * MAX_CUBES_X + CUBE_POS_X;
     let b_block = a_matrix.rows.div_ceil(ROWS);
     let c_block = b_block + b_matrix.rows.div_ceil(ROWS);
+    let input = Input::new(x, r, gain, tokens, cols, normed);
     let mut room = room(tile);
+    let mut sums = nothing(tile);
     // The branches are a cube's, so all of its units wait in the same one.
     if block < b_block {
-        let mut sums = zeros(tile);
-        add(x, a, &mut sums, &a_matrix, block, true, cols, tokens, a_form, tile);
-        write(total(&sums, &mut room, a_form, tile), a_out, a_matrix.rows, block, tokens, tile);
+        add(&input, a, &mut sums, &a_matrix, block, true, a_form, tile);
+        let product = total(&input, &sums, &mut room, eps, a_form, tile);
+        write(product, a_out, a_matrix.rows, block, tokens, tile);
     } else if block < c_block {
-        let mut sums = zeros(tile);
-        add(x, b, &mut sums, &b_matrix, block - b_block, true, cols, tokens, b_form, tile);
-        write(total(&sums, &mut room, b_form, tile), b_out, b_matrix.rows, block - b_block, tokens, tile);
+        add(&input, b, &mut sums, &b_matrix, block - b_block, true, b_form, tile);
+        let product = total(&input, &sums, &mut room, eps, b_form, tile);
+        write(product, b_out, b_matrix.rows, block - b_block, tokens, tile);
     } else {
-        let mut sums = zeros(tile);
-        add(x, c, &mut sums, &c_matrix, block - c_block, true, cols, tokens, c_form, tile);
-        write(total(&sums, &mut room, c_form, tile), c_out, c_matrix.rows, block - c_block, tokens, tile);
+        add(&input, c, &mut sums, &c_matrix, block - c_block, true, c_form, tile);
+        let product = total(&input, &sums, &mut room, eps, c_form, tile);
+        write(product, c_out, c_matrix.rows, block - c_block, tokens, tile);
+    }
+    if comptime!(normed) {
+        write_sum(&input, sum, block, tile);
     }
 }
 
@@ -308,33 +400,42 @@ fn triple(
 #[allow(clippy::too_many_arguments, reason = "arguments of a kernel are bindings and numbers")]
 fn pair(
     x: &[Quad],
+    r: &[Quad],
+    gain: &[Quad],
     gate: &[Words],
     up: &[Words],
     routes: &[f32],
+    sum: &mut [Quad],
     out: &mut [f32],
     gate_matrix: Matrix,
     up_matrix: Matrix,
     cols: u32,
     tokens: u32,
     expert: u32,
+    eps: f32,
     #[comptime] gate_form: Form,
     #[comptime] up_form: Form,
     #[comptime] tile: u32,
+    #[comptime] normed: bool,
     #[comptime] routed: bool,
 ) {
     let block = CUBE_POS_Z * MAX_CUBES_X + CUBE_POS_X;
+    let input = Input::new(x, r, gain, tokens, cols, normed);
     let mut room = room(tile);
     let mut active = true;
     if comptime!(routed) {
         active = routes[expert as usize] != 0.0f32;
     }
-    let mut sums = zeros(tile);
-    add(x, gate, &mut sums, &gate_matrix, block, active, cols, tokens, gate_form, tile);
-    let gate = total(&sums, &mut room, gate_form, tile);
-    let mut sums = zeros(tile);
-    add(x, up, &mut sums, &up_matrix, block, active, cols, tokens, up_form, tile);
-    let up = total(&sums, &mut room, up_form, tile);
+    let mut sums = nothing(tile);
+    add(&input, gate, &mut sums, &gate_matrix, block, active, gate_form, tile);
+    let gate = total(&input, &sums, &mut room, eps, gate_form, tile);
+    let mut sums = nothing(tile);
+    add(&input, up, &mut sums, &up_matrix, block, active, up_form, tile);
+    let up = total(&input, &sums, &mut room, eps, up_form, tile);
     write(gate / (1.0f32 + (-gate).exp()) * up, out, gate_matrix.rows, block, tokens, tile);
+    if comptime!(normed) {
+        write_sum(&input, sum, block, tile);
+    }
 }
 
 /// Rows of an expert's matrix with one row of activations, times what the expert weighs, and `sum`.
@@ -352,11 +453,12 @@ fn routed(
     #[comptime] form: Form,
 ) {
     let block = CUBE_POS_Z * MAX_CUBES_X + CUBE_POS_X;
+    let input = Input::new(x, x, x, 1u32, cols, false);
     let mut room = room(1u32);
     let route = routes[expert as usize];
-    let mut sums = zeros(1u32);
-    add(x, weight, &mut sums, &matrix, block, route != 0.0f32, cols, 1u32, form, 1u32);
-    let product = total(&sums, &mut room, form, 1u32);
+    let mut sums = nothing(1u32);
+    add(&input, weight, &mut sums, &matrix, block, route != 0.0f32, form, 1u32);
+    let product = total(&input, &sums, &mut room, 0.0f32, form, 1u32);
     let row = block * ROWS + UNIT_POS;
     if UNIT_POS < ROWS && row < matrix.rows {
         out[row as usize] = fma(product, route, sum[row as usize]);
@@ -370,6 +472,19 @@ fn write(product: f32, out: &mut [f32], rows: u32, block: u32, tokens: u32, #[co
     let token = CUBE_POS_Y * tile + m;
     if m < tile && row < rows && token < tokens {
         out[(token * rows + row) as usize] = product;
+    }
+}
+
+/// Stores the cube's rows of what is normed, if it is the first of those that read them.
+#[cube]
+fn write_sum(input: &Input<'_>, sum: &mut [Quad], block: u32, #[comptime] tile: u32) {
+    let quads = input.cols / 4u32;
+    let first = CUBE_POS_Y * tile * quads;
+    let end = min(first + tile * quads, input.tokens * quads);
+    let mut at = select(block == 0u32, first + UNIT_POS, end);
+    while at < end {
+        sum[at as usize] = input.x[at as usize] + input.r[at as usize];
+        at += UNITS;
     }
 }
 

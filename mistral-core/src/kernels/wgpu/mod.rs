@@ -42,6 +42,40 @@ impl Kernels for CubeBackend {
         gated(x, weights, &specs, None)
     }
 
+    fn normed_linear(
+        x: FloatTensor<Self>,
+        r: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        eps: f32,
+        weights: Weights<Self>,
+        specs: Vec<LinearSpec>,
+    ) -> Vec<FloatTensor<Self>> {
+        let [x, r, weight] = [x, r, weight].map(into_contiguous);
+        let weights = weights.into_vec();
+        let norm = linear::Norm { r: r.clone(), weight: weight.clone(), eps };
+        linear::normed(&x, norm, &weights, &specs).unwrap_or_else(|| {
+            let [sum, x] = elementwise::add_rms_norm(x, r, weight, eps);
+            std::iter::once(sum).chain(linear::linear(x, weights, &specs)).collect()
+        })
+    }
+
+    fn normed_swiglu(
+        x: FloatTensor<Self>,
+        r: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        eps: f32,
+        weights: Weights<Self>,
+        specs: Vec<LinearSpec>,
+    ) -> Vec<FloatTensor<Self>> {
+        let [x, r, weight] = [x, r, weight].map(into_contiguous);
+        let Weights::Two(gate, up) = weights else { unreachable!("gate and up") };
+        let (norm, pair) = (linear::Norm { r: r.clone(), weight: weight.clone(), eps }, [gate, up]);
+        linear::normed_gated(&x, norm, &pair, &specs).unwrap_or_else(|| {
+            let ([sum, x], [gate, up]) = (elementwise::add_rms_norm(x, r, weight, eps), pair);
+            vec![sum, gated(x, Weights::Two(gate, up), &specs, None)]
+        })
+    }
+
     fn linear_swiglu_if(
         x: FloatTensor<Self>,
         weights: Weights<Self>,

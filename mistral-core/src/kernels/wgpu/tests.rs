@@ -9,7 +9,7 @@ use crate::device::{self, Opened};
 use crate::kernels::check::Check;
 use crate::kernels::cpu::packed::{has_packed_form, packed_len, repack};
 use crate::kernels::{
-    self, Activation, Angles, AttentionSpec, CacheSpec, CacheType, Layout, LinearSpec, ROWS_ALIKE,
+    self, Activation, Angles, AttentionSpec, CacheSpec, CacheType, Layout, LinearSpec, ROWS_ALIKE, Unnormed,
 };
 use crate::quant::Format;
 use crate::testing::Random;
@@ -93,9 +93,21 @@ fn a_row_has_the_bits_of_a_row_alone() {
             let product = kernels::linear(tensor(x.to_vec(), x.len() / cols, cols), &weight, &spec);
             product.try_into_data().unwrap().try_into_vec().unwrap()
         };
-        let together = product(&x);
-        for (row, x) in together.chunks(rows).zip(x.chunks(cols)) {
-            assert_eq!(row, product(x), "{}", format.name());
+        let normed = |x: &[f32]| -> Vec<Vec<f32>> {
+            let x = tensor(x.to_vec(), x.len() / cols, cols);
+            let weight_of_norm = Tensor::ones([cols], &opened.device) * 0.7;
+            let unnormed = Unnormed { r: x.clone() * 0.3, x, weight: weight_of_norm, eps: 1e-5 };
+            let (_, products) = kernels::normed_triple(unnormed.clone(), [&weight; 3], [&spec; 3]);
+            let [_, gated] = kernels::normed_swiglu(unnormed, [&weight; 2], [&spec; 2]);
+            let all = products.into_iter().chain([gated]);
+            all.map(|all| all.try_into_data().unwrap().try_into_vec().unwrap()).collect()
+        };
+        let (together, all_normed) = (product(&x), normed(&x));
+        for (i, x) in x.chunks(cols).enumerate() {
+            assert_eq!(together[i * rows..][..rows], product(x), "{}", format.name());
+            for (all, alone) in all_normed.iter().zip(normed(x)) {
+                assert_eq!(all[i * rows..][..rows], alone, "{} of a norm", format.name());
+            }
         }
     }
 }
