@@ -74,28 +74,23 @@ impl LayerCache {
         }
     }
 
-    /// Stores `k`, rotated by `angles`, and `v: [t, n_kv_heads * head_dim]` at positions `start..start + t`.
-    pub fn write(&mut self, start: usize, k: Tensor<2>, v: Tensor<2>, angles: &Angles) {
-        let taken = [&mut self.k, &mut self.v]
-            .map(|cache| cache.take().expect("a session that panicked is not used again"));
-        let written = kernels::cache_write_rotated(taken, [k, v], angles, &self.spec, start);
-        [self.k, self.v] = written.map(Some);
-    }
-
-    /// Attention of `q: [t, n_heads * head_dim]`, rotated by `angles`, at positions `start..start + t` over what is stored.
+    /// Stores `k` and `v: [t, n_kv_heads * head_dim]` at positions `start..start + t`, and attends from there, with `q: [t, n_heads * head_dim]`, over what is stored then:
+    /// `[t, n_heads * head_dim]`. Queries are rotated by the first of the angles, keys by the second.
     pub fn attend(
-        &self,
-        q: Tensor<2>,
-        angles: &Angles,
+        &mut self,
         start: usize,
+        [q, k, v]: [Tensor<2>; 3],
+        angles: [&Angles; 2],
         n_heads: usize,
         window: Option<usize>,
     ) -> Tensor<2> {
         let scale = 1.0 / (self.spec.head_dim as f32).sqrt();
         let spec = AttentionSpec { n_heads, start, window, scale, cache: self.spec.clone() };
-        let [k, v] =
-            [&self.k, &self.v].map(|c| c.clone().expect("a session that panicked is not used again"));
-        kernels::attention_rotated(q, angles, k, v, spec)
+        let taken = [&mut self.k, &mut self.v]
+            .map(|cache| cache.take().expect("a session that panicked is not used again"));
+        let (out, caches) = kernels::cached_attention([q, k, v], angles, taken, spec);
+        [self.k, self.v] = caches.map(Some);
+        out
     }
 
     /// A copy of the positions that are held, in memory of its own.
@@ -475,7 +470,10 @@ mod tests {
     fn write(layer: &mut LayerCache, start: usize, k: Tensor<2>, v: Tensor<2>) {
         let (shape, device) = ([k.dims()[0], layer.spec.head_dim / 2], k.device());
         let (cos, sin) = (Tensor::ones(shape, &device), Tensor::zeros(shape, &device));
-        layer.write(start, k, v, &Angles { cos, sin, style: RopeStyle::Interleaved });
+        let taken = [&mut layer.k, &mut layer.v].map(|cache| cache.take().unwrap());
+        let angles = Angles { cos, sin, style: RopeStyle::Interleaved };
+        let written = kernels::cache_write_rotated(taken, [k, v], &angles, &layer.spec, start);
+        [layer.k, layer.v] = written.map(Some);
     }
 
     fn bytes(layer: &LayerCache, positions: Range<usize>) -> Vec<u8> {

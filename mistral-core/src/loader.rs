@@ -74,7 +74,8 @@ pub fn warm(
     for (done, cache_type) in [(2, CacheType::F16), (3, CacheType::F32)] {
         let specs = small_attentions(heads, kv_heads, head_dim, cache_type);
         let name = format!("attention {cache_type:?} {style:?} {head_dim}");
-        gpu.once(&name, || specs.iter().try_for_each(|spec| check.attention(spec, 3, style)))?;
+        let mut pairs = specs.iter().flat_map(|spec| [(spec, 1), (spec, 3)]);
+        gpu.once(&name, || pairs.try_for_each(|(spec, t)| check.attention(spec, t, style)))?;
         step(done)?;
     }
     let mut cache = KvCache::new(config, 4, 4, CacheType::F16, device, false)?;

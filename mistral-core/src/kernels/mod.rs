@@ -314,6 +314,28 @@ pub trait Kernels: Backend {
         <Self as Kernels>::attention(Self::rope(q, cos, sin, style), k, v, spec)
     }
 
+    /// [`Kernels::cache_write_rotated`] of keys and values at `spec.start`, and the [`Kernels::attention_rotated`] of `q` over what is stored then; that and
+    /// both caches.
+    #[allow(clippy::too_many_arguments, reason = "queries, keys and values, their angles, and two caches")]
+    fn cached_attention(
+        q: FloatTensor<Self>,
+        keys: FloatTensor<Self>,
+        values: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+        key_cos: FloatTensor<Self>,
+        key_sin: FloatTensor<Self>,
+        style: RopeStyle,
+        k: IntTensor<Self>,
+        v: IntTensor<Self>,
+        spec: AttentionSpec,
+    ) -> (FloatTensor<Self>, Vec<IntTensor<Self>>) {
+        let (cache, start) = (spec.cache.clone(), spec.start);
+        let caches = Self::cache_write_rotated(k, v, keys, values, key_cos, key_sin, style, cache, start);
+        let [k, v] = [0, 1].map(|i| caches[i].clone());
+        (Self::attention_rotated(q, cos, sin, style, k, v, spec), caches)
+    }
+
     /// Attention of `q: [t, n_heads * head_dim]` over the cached keys and values: `[t, n_heads * head_dim]`.
     fn attention(
         q: FloatTensor<Self>,
@@ -524,6 +546,24 @@ pub fn attention_rotated(
     let (q, k, v) = (q.into_dispatch(), k.into_dispatch(), v.into_dispatch());
     let style = angles.style;
     Tensor::from_dispatch(<Dispatch as Kernels>::attention_rotated(q, cos, sin, style, k, v, spec))
+}
+
+/// [`Kernels::cached_attention`] on the device of the tensors: of queries, keys and values, and the angles of the first and of the second.
+pub fn cached_attention(
+    rows: [Tensor<2>; 3],
+    [of_queries, of_keys]: [&Angles; 2],
+    caches: [Tensor<1, Int>; 2],
+    spec: AttentionSpec,
+) -> (Tensor<2>, [Tensor<1, Int>; 2]) {
+    let [q, keys, values] = rows.map(Tensor::into_dispatch);
+    let both = |angles: &Angles| [&angles.cos, &angles.sin].map(|tensor| tensor.clone().into_dispatch());
+    let ([cos, sin], [key_cos, key_sin]) = (both(of_queries), both(of_keys));
+    let ([k, v], style) = (caches.map(Tensor::into_dispatch), of_keys.style);
+    let (out, caches) = <Dispatch as Kernels>::cached_attention(
+        q, keys, values, cos, sin, key_cos, key_sin, style, k, v, spec,
+    );
+    let mut caches = caches.into_iter().map(Tensor::from_dispatch);
+    (Tensor::from_dispatch(out), std::array::from_fn(|_| caches.next().expect("keys and values")))
 }
 
 /// [`Kernels::swiglu`] on the device of the tensors.

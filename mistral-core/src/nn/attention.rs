@@ -36,9 +36,9 @@ impl Attention {
         rotation: &Rotation,
         cache: &mut LayerCache,
     ) -> [Tensor<2>; 2] {
-        let (h, [q, k, v]) = Linear::triple([&self.wq, &self.wk, &self.wv], x);
-        cache.write(start, k, v, &rotation.keys); // [t, n_kv_heads * head_dim]
-        let r = cache.attend(q, &rotation.queries, start, self.n_heads, self.window); // [t, n_heads * head_dim]
+        let (h, qkv) = Linear::triple([&self.wq, &self.wk, &self.wv], x);
+        let angles = [&rotation.queries, &rotation.keys];
+        let r = cache.attend(start, qkv, angles, self.n_heads, self.window); // [t, n_heads * head_dim]
         [h, self.wo.forward(r)]
     }
 }

@@ -27,8 +27,7 @@ pub fn write_rotated(
     if words == 0 {
         return caches;
     }
-    // Nobody else's numbers are overwritten: what is shared is copied first.
-    let [k, v] = caches.map(|cache| if cache.can_mut() { cache } else { cache.copy() });
+    let [k, v] = caches.map(alone);
     write_kernel::launch(
         &k.client,
         launch::cubes(words.div_ceil(UNITS as usize), 2),
@@ -48,6 +47,11 @@ pub fn write_rotated(
         style == RopeStyle::Interleaved,
     );
     [k, v]
+}
+
+/// A cache that nobody else holds: nobody else's numbers are overwritten.
+pub fn alone(cache: CubeTensor) -> CubeTensor {
+    if cache.can_mut() { cache } else { cache.copy() }
 }
 
 /// A word of the keys for each unit of the first cubes, one of the values for each of the others.
@@ -97,7 +101,7 @@ fn write_kernel(
 
 /// Two numbers as halves, or the first as it is.
 #[cube]
-fn word(low: f32, high: f32, #[comptime] f16: bool) -> u32 {
+pub fn word(low: f32, high: f32, #[comptime] f16: bool) -> u32 {
     if comptime!(f16) { to_half(low) | (to_half(high) << 16u32) } else { u32::reinterpret(low) }
 }
 

@@ -4,7 +4,7 @@ use burn::tensor::DType;
 use burn_cubecl::cubecl;
 use burn_cubecl::cubecl::ir::features::Plane;
 use burn_cubecl::cubecl::prelude::*;
-use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
+use burn_cubecl::cubecl::server::{MemoryLayout, MemoryLayoutDescriptor};
 use burn_cubecl::tensor::CubeTensor;
 
 /// The most cubes in the first dimension; WebGPU promises 65535. Kernels go on in the third.
@@ -18,7 +18,21 @@ pub fn cubes(first: usize, second: usize) -> CubeCount {
 
 /// An f32 tensor beside `like`, not written yet.
 pub fn new_floats(like: &CubeTensor, shape: [usize; 2]) -> CubeTensor {
-    empty_device_contiguous_dtype(like.client.clone(), like.device.clone(), shape.into(), DType::F32)
+    all_new_floats(like, [shape]).remove(0)
+}
+
+/// Several of them in one piece of memory: to allocate is a quarter of what a launch costs the host.
+pub fn all_new_floats(
+    like: &CubeTensor,
+    shapes: impl IntoIterator<Item = [usize; 2]> + Clone,
+) -> Vec<CubeTensor> {
+    let layout = |shape: [usize; 2]| MemoryLayoutDescriptor::contiguous(shape.into(), DType::F32.size());
+    let places = like.client.empty_tensors(shapes.clone().into_iter().map(layout).collect());
+    let tensor = |(shape, place): ([usize; 2], MemoryLayout)| {
+        let (client, device) = (like.client.clone(), like.device.clone());
+        CubeTensor::new_contiguous(client, device, shape.into(), place.memory, DType::F32)
+    };
+    shapes.into_iter().zip(places).map(tensor).collect()
 }
 
 /// A contiguous tensor, counted in vectors of `size` elements.
@@ -30,6 +44,15 @@ pub fn vectors(x: CubeTensor, size: usize) -> CubeTensor {
 /// How many words are read at once of rows of `count`.
 pub fn words_at_once(count: usize) -> usize {
     [4, 2, 1].into_iter().find(|size| count.is_multiple_of(*size)).unwrap_or(1)
+}
+
+/// Whether a kernel on `x`'s device can have `count` buffers, and one of numbers.
+pub fn has_buffers(x: &CubeTensor, count: u32) -> bool {
+    #[cfg(test)]
+    if tests::FEW_BUFFERS.get() {
+        return count < 8;
+    }
+    x.client.properties().hardware.max_bindings > count
 }
 
 /// Whether units of `x`'s device can add up without memory.
@@ -90,5 +113,7 @@ pub mod tests {
     thread_local! {
         /// What [`super::planes`] says, whatever the adapter has.
         pub static PLANES: Cell<Option<bool>> = const { Cell::new(None) };
+        /// Whether [`super::has_buffers`] says what WebGPU promises, whatever the adapter has.
+        pub static FEW_BUFFERS: Cell<bool> = const { Cell::new(false) };
     }
 }

@@ -8,7 +8,7 @@ use burn_cubecl::cubecl::prelude::*;
 use burn_cubecl::tensor::CubeTensor;
 
 use super::decode::{Element, Packing, Words, element};
-use super::launch::{self, MAX_CUBES_X, new_floats};
+use super::launch::{self, MAX_CUBES_X, all_new_floats, new_floats};
 use super::many;
 use super::product::{Input, Quad, ROWS, add, fp8_scale, nothing, room, total};
 use crate::kernels::{Layout, LinearSpec, ROWS_ALIKE};
@@ -95,9 +95,9 @@ fn tile(tokens: usize) -> u32 {
     if tokens == 1 { 1 } else { TILE }
 }
 
-/// Whether these are rows of activations that each have the bits of a row alone.
+/// Whether these are rows of activations that each have the bits of a row alone, on an adapter that has the buffers of the kernels for several matrices.
 fn few(x: &CubeTensor) -> bool {
-    (1..=ROWS_ALIKE).contains(&x.meta.shape()[0])
+    (1..=ROWS_ALIKE).contains(&x.meta.shape()[0]) && launch::has_buffers(x, 10)
 }
 
 /// Whether the kernels for several matrices take these.
@@ -154,14 +154,6 @@ pub struct Norm {
     pub eps: f32,
 }
 
-impl Norm {
-    /// Whether kernels that norm have as many buffers on this adapter.
-    fn fits(x: &CubeTensor) -> bool {
-        // Those of `triple`, and one of numbers.
-        x.client.properties().hardware.max_bindings >= 11
-    }
-}
-
 /// The sum of `x` and what a norm adds to it, and the [`linear`] of the norm of that. `None` if there is no kernel for these.
 pub fn normed(
     x: &CubeTensor,
@@ -170,7 +162,7 @@ pub fn normed(
     specs: &[LinearSpec],
 ) -> Option<Vec<CubeTensor>> {
     match weights {
-        [a, b, c] if together(specs) && few(x) && Norm::fits(x) => {
+        [a, b, c] if together(specs) && few(x) => {
             Some(three(x, [a, b, c].map(CubeTensor::clone), specs, Some(norm)))
         }
         _ => None,
@@ -186,10 +178,11 @@ fn three(
 ) -> Vec<CubeTensor> {
     let (tokens, cols) = (x.meta.shape()[0], x.meta.shape()[1]);
     let normed = norm.is_some();
-    let sum = norm.as_ref().map(|_| new_floats(x, [tokens, cols]));
+    let shapes = normed.then_some([tokens, cols]).into_iter();
+    let results = all_new_floats(x, shapes.chain(specs.iter().map(|spec| [tokens, spec.rows])));
     // What a kernel does not use has to be some buffer.
     let Norm { r, weight, eps } = norm.unwrap_or_else(|| Norm { r: x.clone(), weight: x.clone(), eps: 0.0 });
-    let outs: Vec<CubeTensor> = specs.iter().map(|spec| new_floats(x, [tokens, spec.rows])).collect();
+    let (sum, outs) = if normed { (&results[0], &results[1..]) } else { (x, &results[..]) };
     let tile = tile(tokens);
     let matrix = |i: usize| Matrix::of(&weights[i], &specs[i]);
     let matrices = (matrix(0), matrix(1), matrix(2));
@@ -205,7 +198,7 @@ fn three(
         a,
         b,
         c,
-        launch::vectors(sum.clone().unwrap_or_else(|| x.clone()), 4).into_buffer_arg(),
+        launch::vectors(sum.clone(), 4).into_buffer_arg(),
         out(0),
         out(1),
         out(2),
@@ -221,7 +214,7 @@ fn three(
         tile,
         normed,
     );
-    sum.into_iter().chain(outs).collect()
+    results
 }
 
 /// What an expert of a mixture weighs for a token: `routes: [1, n_experts]`, and its number.
@@ -245,9 +238,6 @@ pub fn normed_gated(
     weights: &[CubeTensor; 2],
     specs: &[LinearSpec],
 ) -> Option<Vec<CubeTensor>> {
-    if !Norm::fits(x) {
-        return None;
-    }
     two(x, weights, specs, None, Some(norm))
 }
 
@@ -263,10 +253,11 @@ fn two(
         return None;
     }
     let (normed, routed) = (norm.is_some(), route.is_some());
-    let sum = norm.as_ref().map(|_| new_floats(x, [tokens, cols]));
+    let results = all_new_floats(x, normed.then_some([tokens, cols]).into_iter().chain([[tokens, rows]]));
+    let sum = if normed { results[0].clone() } else { x.clone() };
     let Norm { r, weight, eps } = norm.unwrap_or_else(|| Norm { r: x.clone(), weight: x.clone(), eps: 0.0 });
     let (routes, expert) = route.unwrap_or((x.clone(), 0));
-    let (out, tile) = (new_floats(x, [tokens, rows]), tile(tokens));
+    let tile = tile(tokens);
     pair::launch(
         &x.client,
         cubes(&specs[..1], tokens, tile),
@@ -277,8 +268,8 @@ fn two(
         launch::vectors(w1.clone(), 4).into_buffer_arg(),
         launch::vectors(w3.clone(), 4).into_buffer_arg(),
         routes.into_buffer_arg(),
-        launch::vectors(sum.clone().unwrap_or_else(|| x.clone()), 4).into_buffer_arg(),
-        out.clone().into_buffer_arg(),
+        launch::vectors(sum, 4).into_buffer_arg(),
+        results[usize::from(normed)].clone().into_buffer_arg(),
         Matrix::of(w1, &specs[0]),
         Matrix::of(w3, &specs[1]),
         cols as u32,
@@ -291,7 +282,7 @@ fn two(
         normed,
         routed,
     );
-    Some(sum.into_iter().chain([out]).collect())
+    Some(results)
 }
 
 /// `sum` and the product of one row with a matrix of an expert, times what the expert weighs. `None` if there is no kernel for it.

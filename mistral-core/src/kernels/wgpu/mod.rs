@@ -148,7 +148,33 @@ impl Kernels for CubeBackend {
         spec: AttentionSpec,
     ) -> FloatTensor<Self> {
         let [q, cos, sin] = [q, cos, sin].map(into_contiguous);
-        attention::attention(q, [cos, sin], style, k, v, &spec)
+        attention::attention(q, [cos, sin], style, k, v, None, &spec)
+    }
+
+    fn cached_attention(
+        q: FloatTensor<Self>,
+        keys: FloatTensor<Self>,
+        values: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+        key_cos: FloatTensor<Self>,
+        key_sin: FloatTensor<Self>,
+        style: RopeStyle,
+        k: IntTensor<Self>,
+        v: IntTensor<Self>,
+        spec: AttentionSpec,
+    ) -> (FloatTensor<Self>, Vec<IntTensor<Self>>) {
+        let [q, keys, values] = [q, keys, values].map(into_contiguous);
+        let [angles, own_angles] = [[cos, sin], [key_cos, key_sin]].map(|both| both.map(into_contiguous));
+        let one = q.meta.shape()[0] == 1 && attention::Own::fits(&q);
+        let (own, [k, v]) = if one {
+            let own = attention::Own { key: keys, value: values, angles: own_angles };
+            (Some(own), [k, v].map(cache::alone))
+        } else {
+            let rows = [keys, values];
+            (None, cache::write_rotated([k, v], rows, own_angles, style, &spec.cache, spec.start))
+        };
+        (attention::attention(q, angles, style, k.clone(), v.clone(), own, &spec), vec![k, v])
     }
 }
 

@@ -112,22 +112,24 @@ fn a_row_has_the_bits_of_a_row_alone() {
     }
 }
 
+/// A matrix of random numbers, as a device with memory of its own has it.
+fn matrix(format: Format, rows: usize, cols: usize) -> (Vec<u8>, LinearSpec) {
+    let data = Random::new(rows as u64 + 1).tensor("w", format, &[rows, cols]).bytes;
+    let layout = if has_packed_form(format) { Layout::Packed } else { Layout::Rows };
+    let spec = LinearSpec { format, layout, rows, cols, scale: None, activation: Activation::F32 };
+    if layout == Layout::Rows {
+        return (data, spec);
+    }
+    let mut out = vec![0; packed_len(format, rows, cols).unwrap()];
+    repack(format, rows, cols, &data, &mut out).unwrap();
+    (out, spec)
+}
+
 /// Matrices of several formats that meet one input, and widths of which some have no kernel for several.
 #[test]
 fn matrices_multiplied_together_equal_decoded_ones() {
     let opened = open();
     let check = Check::new(&opened.device);
-    let matrix = |format: Format, rows: usize, cols: usize| {
-        let data = Random::new(rows as u64 + 1).tensor("w", format, &[rows, cols]).bytes;
-        let layout = if has_packed_form(format) { Layout::Packed } else { Layout::Rows };
-        let spec = LinearSpec { format, layout, rows, cols, scale: None, activation: Activation::F32 };
-        if layout == Layout::Rows {
-            return (data, spec);
-        }
-        let mut out = vec![0; packed_len(format, rows, cols).unwrap()];
-        repack(format, rows, cols, &data, &mut out).unwrap();
-        (out, spec)
-    };
     let kinds = [
         ([Format::Q4_K, Format::Q4_K, Format::Q6_K], 512),
         ([Format::Q4_0, Format::Q8_0, Format::Q4_1], 96),
@@ -138,7 +140,7 @@ fn matrices_multiplied_together_equal_decoded_ones() {
     for (formats, cols) in kinds {
         for rows in [[40, 40, 7], [3, 17, 33]] {
             let [a, b, c] = std::array::from_fn(|i| matrix(formats[i], rows[i], cols));
-            for m in [1, 2, 9] {
+            for m in [1, 9, ROWS_ALIKE + 1] {
                 let all = [(&a.0[..], &a.1), (&b.0[..], &b.1), (&c.0[..], &c.1)];
                 check.linear_triple(all, m).unwrap();
                 if rows[0] == rows[1] {
@@ -148,6 +150,21 @@ fn matrices_multiplied_together_equal_decoded_ones() {
         }
     }
     opened.check().unwrap();
+}
+
+/// The kernels for several matrices, and the one that stores what it attends to, need more buffers than WebGPU promises.
+#[test]
+fn an_adapter_with_few_buffers_computes_the_same() {
+    let opened = open();
+    super::launch::tests::FEW_BUFFERS.set(true);
+    let check = Check::new(&opened.device);
+    let [a, b, c] = [40, 40, 7].map(|rows| matrix(Format::Q4_0, rows, 96));
+    let all = [(&a.0[..], &a.1), (&b.0[..], &b.1), (&c.0[..], &c.1)];
+    check.linear_triple(all, 1).unwrap();
+    check.linear_swiglu([all[0], all[1]], 1).unwrap();
+    for spec in crate::kernels::check::small_attentions(4, 2, 32, CacheType::F16) {
+        check.attention(&spec, 1, RopeStyle::Interleaved).unwrap();
+    }
 }
 
 /// With and without units that add up among themselves: Mesa's driver in software has them, but CubeCL does not use them there.
@@ -196,6 +213,53 @@ fn attention_equals_softmax_of_a_masked_product() {
             }
         }
     });
+}
+
+/// One that stores its own key and value on its way, of one part and of several, and with a window.
+#[test]
+fn a_token_attends_alone_as_among_others() {
+    let opened = open();
+    let tensor = |rows: usize, cols: usize, seed: u32| {
+        let numbers = crate::kernels::check::numbers(rows * cols, seed);
+        Tensor::<2>::from_data(TensorData::new(numbers, [rows, cols]), &opened.device)
+    };
+    for (cache_type, start, window) in
+        [(CacheType::F16, 0, None), (CacheType::F32, 254, None), (CacheType::F16, 510, Some(300))]
+    {
+        let (t, n_heads, n_kv_heads, head_dim) = (5, 6, 2, 72);
+        let cache = CacheSpec { n_kv_heads, capacity: 600, head_dim, cache_type };
+        let spec = |start| AttentionSpec { n_heads, start, window, scale: 0.2, cache: cache.clone() };
+        let angles = |from: usize, count: usize| {
+            let [cos, sin] = [3, 4].map(|seed| tensor(start + t, head_dim / 2, seed).narrow(0, from, count));
+            Angles { cos, sin, style: RopeStyle::HalfSplit }
+        };
+        let kv = n_kv_heads * head_dim;
+        let rows = |from: usize, count: usize| {
+            [(n_heads * head_dim, 5), (kv, 6), (kv, 7)]
+                .map(|(width, seed)| tensor(start + t, width, seed).narrow(0, from, count))
+        };
+        let empty = || {
+            let words = cache.bytes() / 4;
+            [(); 2].map(|()| Tensor::<1, Int>::zeros([words], (&opened.device, DType::U32)))
+        };
+        let filled = || match start {
+            0 => empty(),
+            _ => {
+                let [_, keys, values] = rows(0, start);
+                kernels::cache_write_rotated(empty(), [keys, values], &angles(0, start), &cache, 0)
+            }
+        };
+        let numbers = |x: Tensor<2>| -> Vec<f32> { x.try_into_data().unwrap().try_into_vec().unwrap() };
+        let (together, _) =
+            kernels::cached_attention(rows(start, t), [&angles(start, t); 2], filled(), spec(start));
+        let mut caches = filled();
+        for (i, want) in numbers(together).chunks(n_heads * head_dim).enumerate() {
+            let at = start + i;
+            let alone;
+            (alone, caches) = kernels::cached_attention(rows(at, 1), [&angles(at, 1); 2], caches, spec(at));
+            assert_eq!(numbers(alone), want, "{} {at}", cache_type.name());
+        }
+    }
 }
 
 /// Halves of every kind, subnormal and infinite ones included, as a matrix: each as itself.
