@@ -74,7 +74,7 @@ pub fn warm(
     for (done, cache_type) in [(2, CacheType::F16), (3, CacheType::F32)] {
         let specs = small_attentions(heads, kv_heads, head_dim, cache_type);
         let name = format!("attention {cache_type:?} {style:?} {head_dim}");
-        let mut pairs = specs.iter().flat_map(|spec| [(spec, 1), (spec, 3)]);
+        let mut pairs = specs.iter().flat_map(|spec| [1, 3, kernels::ROWS_ALIKE + 1].map(|t| (spec, t)));
         gpu.once(&name, || pairs.try_for_each(|(spec, t)| check.attention(spec, t, style)))?;
         step(done)?;
     }

@@ -5,7 +5,9 @@ use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Flex, TensorData, read_sync};
 use burn::tensor::{Device, Int, Tensor};
 
-use super::{Angles, AttentionSpec, CacheSpec, CacheType, Layout, LinearSpec, Unnormed, reference};
+use super::{
+    Angles, AttentionSpec, CacheSpec, CacheType, Layout, LinearSpec, ROWS_ALIKE, Unnormed, reference,
+};
 use crate::config::RopeStyle;
 use crate::device;
 use crate::error::{Error, Result};
@@ -289,7 +291,7 @@ fn sums(bytes: &[u8], spec: &LinearSpec) -> Vec<f32> {
     weights.chunks_exact(spec.cols.max(1)).map(|row| row.iter().map(|w| w.abs()).sum()).collect()
 }
 
-/// The attention of a model's shape, over a few positions: of one part, and around position 256, where kernels may begin another one.
+/// The attention of a model's shape, over a few positions, for up to [`ROWS_ALIKE`] and one more tokens: of one part, and around position 256, where kernels may begin another one.
 pub fn small_attentions(
     n_heads: usize,
     n_kv_heads: usize,
@@ -297,7 +299,8 @@ pub fn small_attentions(
     cache_type: CacheType,
 ) -> [AttentionSpec; 2] {
     [30, 256].map(|start| {
-        let cache = CacheSpec { n_kv_heads, capacity: 40, head_dim, cache_type };
-        AttentionSpec { n_heads, start, window: Some(20), scale: (head_dim as f32).powf(-0.5), cache }
+        let window = 20;
+        let cache = CacheSpec { n_kv_heads, capacity: window + ROWS_ALIKE + 1, head_dim, cache_type };
+        AttentionSpec { n_heads, start, window: Some(window), scale: (head_dim as f32).powf(-0.5), cache }
     })
 }

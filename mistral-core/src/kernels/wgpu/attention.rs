@@ -20,7 +20,7 @@ const AHEAD: u32 = 4;
 /// Most bytes of what parts have found, before they are put together.
 const MAX_PARTS_BYTES: usize = 16 << 20;
 /// Below every score, and finite: differences of two are numbers.
-const LOWEST: f32 = -3.0e38;
+pub const LOWEST: f32 = -3.0e38;
 
 /// The key and the value of the one token that asks, both `[1, n_kv_heads * head_dim]`, and the angles by which the key is rotated: not stored yet.
 pub struct Own {
@@ -101,16 +101,7 @@ pub fn attention(
             attend::launch(&q.client, count, units, words, q_arg, cos, sin, k, v, result, numbers, kind);
         }
         if parts > 1 {
-            merge::launch(
-                &q.client,
-                CubeCount::Static(heads, queries as u32, 1),
-                CubeDim::new_1d(UNITS),
-                found.into_buffer_arg(),
-                out.clone().into_buffer_arg(),
-                query as u32,
-                parts as u32,
-                head_dim,
-            );
+            merge_parts(found, &out, query, [spec.n_heads, queries, parts], cache.head_dim);
         }
     }
     out
@@ -494,6 +485,26 @@ fn dot_at<N: Size>(q: &Shared<[f32]>, k: &[Vector<u32, N>], row: u32, #[comptime
         }
     }
     dot
+}
+
+/// Puts together what the parts of each of `heads` of `queries` have found, from query `first_query` of `out` on.
+pub fn merge_parts(
+    found: CubeTensor,
+    out: &CubeTensor,
+    first_query: usize,
+    [heads, queries, parts]: [usize; 3],
+    head_dim: usize,
+) {
+    merge::launch(
+        &out.client,
+        CubeCount::Static(heads as u32, queries as u32, 1),
+        CubeDim::new_1d(UNITS),
+        found.into_buffer_arg(),
+        out.clone().into_buffer_arg(),
+        first_query as u32,
+        parts as u32,
+        head_dim as u32,
+    );
 }
 
 /// What the parts of a head of a query have found, put together one after the other.

@@ -17,11 +17,11 @@ pub const SIDE: u32 = 64;
 /// Columns that are shared at a time.
 pub const DEPTH: u32 = 32;
 /// Fours of them.
-const QUADS: u32 = DEPTH / 4;
+pub const QUADS: u32 = DEPTH / 4;
 /// Fours of rows of weights.
-const ROW_QUADS: u32 = SIDE / 4;
+pub const ROW_QUADS: u32 = SIDE / 4;
 /// Rows of activations of a unit.
-const TOKENS: u32 = SIDE * ROW_QUADS / UNITS;
+pub const TOKENS: u32 = SIDE * ROW_QUADS / UNITS;
 
 /// 64 rows of one matrix with 64 rows of activations: four and four for each unit.
 #[cube(launch)]
@@ -73,7 +73,7 @@ pub fn many(
         sync_cube();
         #[unroll]
         for quad in 0..QUADS {
-            multiply(&weights, &activations, &mut sums, row_quad, token, quad);
+            multiply(&weights, &activations, &mut sums, row_quad, token, quad, 0u32);
         }
     }
     #[unroll]
@@ -91,19 +91,20 @@ pub fn many(
 /// Where four columns of a row of activations lie: turned, so that rows which are read together lie in different banks. Both tiles take the 16 kB that
 /// every adapter has.
 #[cube]
-fn place(token: u32, quad: u32) -> u32 {
+pub fn place(token: u32, quad: u32) -> u32 {
     token * QUADS + (quad + token / TOKENS) % QUADS
 }
 
-/// Adds the products of four columns.
+/// Adds the products of four columns to the `sums` of a unit's rows of activations, of which the first is at `first`.
 #[cube]
-fn multiply(
+pub fn multiply(
     weights: &Shared<[Rows]>,
     activations: &Shared<[Quad]>,
     sums: &mut Array<Rows>,
     row_quad: u32,
     token: u32,
     #[comptime] quad: u32,
+    #[comptime] first: u32,
 ) {
     let mut columns = Array::<Rows>::new(4usize);
     #[unroll]
@@ -115,7 +116,8 @@ fn multiply(
         let four = activations[place(token + i, quad) as usize];
         #[unroll]
         for column in 0..4usize {
-            sums[i as usize] = fma(columns[column], Rows::new(four.extract(column)), sums[i as usize]);
+            let sum = comptime!((first + i) as usize);
+            sums[sum] = fma(columns[column], Rows::new(four.extract(column)), sums[sum]);
         }
     }
 }

@@ -12,6 +12,7 @@ pub mod limits;
 mod linear;
 mod many;
 mod product;
+mod prompt;
 #[cfg(test)]
 mod tests;
 pub mod timing;
@@ -148,7 +149,7 @@ impl Kernels for CubeBackend {
         spec: AttentionSpec,
     ) -> FloatTensor<Self> {
         let [q, cos, sin] = [q, cos, sin].map(into_contiguous);
-        attention::attention(q, [cos, sin], style, k, v, None, &spec)
+        attend(q, [cos, sin], style, [k, v], None, &spec)
     }
 
     fn cached_attention(
@@ -174,8 +175,22 @@ impl Kernels for CubeBackend {
             let rows = [keys, values];
             (None, cache::write_rotated([k, v], rows, own_angles, style, &spec.cache, spec.start))
         };
-        (attention::attention(q, angles, style, k.clone(), v.clone(), own, &spec), vec![k, v])
+        (attend(q, angles, style, [k.clone(), v.clone()], own, &spec), vec![k, v])
     }
+}
+
+fn attend(
+    q: FloatTensor<CubeBackend>,
+    angles: [FloatTensor<CubeBackend>; 2],
+    style: RopeStyle,
+    [k, v]: [IntTensor<CubeBackend>; 2],
+    own: Option<attention::Own>,
+    spec: &AttentionSpec,
+) -> FloatTensor<CubeBackend> {
+    if prompt::suits(q.meta.shape()[0], &spec.cache) {
+        return prompt::attention(q, angles, style, [k, v], spec);
+    }
+    attention::attention(q, angles, style, k, v, own, spec)
 }
 
 fn gated(
