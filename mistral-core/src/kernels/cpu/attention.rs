@@ -4,21 +4,23 @@
 //! online (Milakov & Gimelshein 2018, arXiv:1805.02867), and splits are merged in order (FlashDecoding). So an output depends on its query and
 //! the visible keys alone: not on the batch, nor on the number of threads.
 
+mod side_by_side;
 mod tiles;
 
 use std::cell::RefCell;
 use std::ops::Range;
 
+use self::side_by_side::{score_side_by_side, weigh_side_by_side};
 use self::tiles::{BLOCK, LANES, QUERIES, add_values, score, weigh};
 use super::dense::{Load, LoadF16, LoadF32, LoadQ8};
 use super::pool;
-use super::simd::{Floats, LINE, simd_dispatch};
+use super::simd::{Floats, LINE, lanes, simd_dispatch};
 use crate::kernels::{AttentionSpec, CacheSpec, CacheType};
 
 /// Keys of one partial softmax.
 const SPLIT: usize = 256;
-/// Query rows (tokens × heads that share keys) of one task: a block of keys is decoded once for them.
-const TASK_ROWS: usize = 32;
+/// Query rows (tokens × heads that share keys) of one task, a block of keys is decoded once for them: with sixteen lanes, and with fewer.
+const TASK_ROWS: [usize; 2] = [64, 32];
 /// Tasks of one token for each thread.
 const TASKS_PER_THREAD: usize = 8;
 
@@ -139,7 +141,8 @@ fn decode(call: Call<'_>) -> Vec<f32> {
 fn prefill(call: Call<'_>) -> Vec<f32> {
     let (spec, dim) = (call.spec, call.spec.cache.head_dim);
     let (heads, group) = (spec.n_heads, call.group());
-    let step = (TASK_ROWS / group).max(1);
+    let rows = TASK_ROWS[usize::from(lanes() < LANES)];
+    let step = (rows / group).max(1);
     let blocks = call.tokens.div_ceil(step);
     let mut out = vec![0.0; call.tokens * heads * dim];
     let outs = Disjoint { data: out.as_mut_ptr(), len: dim };
@@ -288,6 +291,9 @@ fn attend_body<V: Floats, L: Load>(
 ) {
     let (spec, group, stride) = (call.spec, call.group(), call.stride());
     let n = rows.tokens.len() * group;
+    if V::LANES == LANES && rows.tokens.len() > 1 && n > LANES / 2 {
+        return attend_side_by_side::<V, L>(call, rows, splits, parts, scratch);
+    }
     let queries = aligned(&mut scratch.queries, n.next_multiple_of(QUERIES) * stride);
     let scores = aligned(&mut scratch.scores, n.next_multiple_of(QUERIES) * BLOCK);
     load_queries(call, &rows, queries);
@@ -323,20 +329,70 @@ fn attend_body<V: Floats, L: Load>(
                 let sum = &mut part.sum[r * stride..(r + 1) * stride];
                 weigh::<V>(scores, visible, &mut part.largest[r], &mut part.total[r], sum);
             }
-            let (values, weights) = (span.start - block..span.end - block, &scores[..n * BLOCK]);
+            let (values, weights) = (span.start - block..span.end - block, &scores[..]);
             match source {
                 Source::Cache(at) => {
                     // After the last block there is nothing to ask for but what is there.
                     let next = if span.end < end { call.place(&rows, block + BLOCK) } else { at };
                     let keys = call.k[next..].as_ptr();
-                    add_values::<V, L>((weights, &call.v[at..]), values, part.sum, stride, keys);
+                    add_values::<V, L>((weights, [BLOCK, 1], &call.v[at..]), values, part.sum, stride, keys);
                 }
                 Source::Decoded => {
                     let decoded = aligned(&mut scratch.block, BLOCK * stride);
                     decode_block::<V, L>(call, call.v, rows.kv_head, &span, decoded);
                     let decoded = as_bytes(decoded);
-                    add_values::<V, LoadF32>((weights, decoded), values, part.sum, stride, decoded.as_ptr());
+                    let weights = (weights, [BLOCK, 1], decoded);
+                    add_values::<V, LoadF32>(weights, values, part.sum, stride, decoded.as_ptr());
                 }
+            }
+        }
+    }
+}
+
+/// [`attend_body`] of many rows, which lie side by side: a vector has a number of each of as many as it has lanes, so nothing is summed over lanes. The sums are
+/// those of [`attend_body`], in its order.
+#[inline(always)]
+fn attend_side_by_side<V: Floats, L: Load>(
+    call: Call<'_>,
+    rows: Rows,
+    splits: Range<usize>,
+    parts: &mut [f32],
+    scratch: &mut Scratch,
+) {
+    let (spec, group, stride) = (call.spec, call.group(), call.stride());
+    let n = rows.tokens.len() * group;
+    let width = n.next_multiple_of(LANES);
+    let queries = aligned(&mut scratch.queries, stride * width);
+    let scores = aligned(&mut scratch.scores, BLOCK * width);
+    let decoded = aligned(&mut scratch.block, BLOCK * stride);
+    load_queries_side_by_side(call, &rows, queries);
+    let (first, last) = (spec.start + rows.tokens.start, spec.start + rows.tokens.end - 1);
+    for (split, part) in splits.zip(parts.chunks_exact_mut(call.part_len(n))) {
+        let part = Partial::new(part, n);
+        let from = spec.first_visible(first).max(split * SPLIT);
+        let to = (last + 1).min((split + 1) * SPLIT);
+        for block in (from / BLOCK * BLOCK..to).step_by(BLOCK) {
+            let span = block.max(from)..(block + BLOCK).min(to);
+            let keys = span.start - block..span.end - block;
+            decode_block::<V, L>(call, call.k, rows.kv_head, &span, decoded);
+            score_side_by_side::<V>((queries, decoded), stride, keys.clone(), scores);
+            for (scores, r) in scores.chunks_mut(BLOCK * LANES).zip((0..n).step_by(LANES)) {
+                let lanes = r..n.min(r + LANES);
+                let mut seen = [(0, 0); LANES];
+                for (seen, r) in seen.iter_mut().zip(lanes.clone()) {
+                    let position = first + r / group;
+                    let visible = spec.first_visible(position).max(span.start)..(position + 1).min(span.end);
+                    *seen = (visible.start - block, visible.end.max(visible.start) - block);
+                }
+                let sums = &mut part.sum[lanes.start * stride..lanes.end * stride];
+                let (largest, total) = (&mut part.largest[lanes.clone()], &mut part.total[lanes]);
+                weigh_side_by_side::<V>(scores, keys.clone(), &seen, largest, total, sums);
+            }
+            decode_block::<V, L>(call, call.v, rows.kv_head, &span, decoded);
+            let values = as_bytes(decoded);
+            for (weights, sums) in scores.chunks(BLOCK * LANES).zip(part.sum.chunks_mut(LANES * stride)) {
+                let weights = (weights, [1, LANES], values);
+                add_values::<V, LoadF32>(weights, keys.clone(), sums, stride, values.as_ptr());
             }
         }
     }
@@ -369,6 +425,21 @@ fn load_queries(call: Call<'_>, rows: &Rows, to: &mut [f32]) {
     }
     // The rows that fill the last tile up.
     to[rows.tokens.len() * group * call.stride()..].fill(0.0);
+}
+
+/// The same side by side: `[rows / LANES, stride, LANES]`.
+#[inline(always)]
+fn load_queries_side_by_side(call: Call<'_>, rows: &Rows, to: &mut [f32]) {
+    let (dim, group) = (call.spec.cache.head_dim, call.group());
+    to.fill(0.0);
+    for r in 0..rows.tokens.len() * group {
+        let (token, head) = (rows.tokens.start + r / group, rows.kv_head * group + r % group);
+        let from = &call.q[(token * call.spec.n_heads + head) * dim..][..dim];
+        let to = &mut to[r / LANES * LANES * call.stride()..];
+        for (to, from) in to.iter_mut().skip(r % LANES).step_by(LANES).zip(from) {
+            *to = from * call.spec.scale;
+        }
+    }
 }
 
 /// Decodes the cached rows at the positions of `span` into their places in a block, filled up with zeros.
@@ -426,10 +497,39 @@ mod tests {
         }
     }
 
+    /// Rows side by side, of which some see nothing of a block, and one more than whole vectors.
+    #[test]
+    fn each_of_many_tokens_is_that_token_alone() {
+        for (cache_type, window, head_dim, n_heads, start) in [
+            (CacheType::F16, None, 64, 3, 0),
+            (CacheType::F16, Some(70), 40, 3, 500),
+            (CacheType::Q8_0, None, 32, 1, 250),
+            (CacheType::F32, Some(5), 20, 4, 61),
+        ] {
+            let tokens = 91;
+            let cache = CacheSpec { n_kv_heads: 1, capacity: 600, head_dim, cache_type };
+            let numbers = |count: usize, by: f32| -> Vec<f32> {
+                (0..count).map(|i| (i as f32 * by).sin() * 3.0).collect()
+            };
+            let (mut k, mut v) = (vec![0; cache.bytes()], vec![0; cache.bytes()]);
+            cache_write(&mut k, &numbers((start + tokens) * head_dim, 0.37), &cache, 0);
+            cache_write(&mut v, &numbers((start + tokens) * head_dim, 0.73), &cache, 0);
+            let q = numbers(tokens * n_heads * head_dim, 0.29);
+            let spec = |start| AttentionSpec { n_heads, start, window, scale: 0.3, cache: cache.clone() };
+            let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+            let together = attention(&q, &k, &v, &spec(start));
+            let width = n_heads * head_dim;
+            for (i, (q, together)) in q.chunks(width).zip(together.chunks(width)).enumerate() {
+                let alone = attention(q, &k, &v, &spec(start + i));
+                assert_eq!(bits(&alone), bits(together), "{cache_type:?} {start} {i}");
+            }
+        }
+    }
+
     #[test]
     fn nothing_stays_in_the_scratch_of_a_thread() {
         for cache_type in [CacheType::F16, CacheType::F32, CacheType::Q8_0] {
-            for tokens in [1, 9] {
+            for tokens in [1, 2, 9] {
                 let cache = CacheSpec { n_kv_heads: 1, capacity: 16, head_dim: 12, cache_type };
                 let spec = AttentionSpec { n_heads: 2, start: 3, window: None, scale: 0.5, cache };
                 let mut kv = vec![0; spec.cache.bytes()];

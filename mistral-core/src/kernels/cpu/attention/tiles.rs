@@ -114,17 +114,19 @@ pub fn weigh<V: Floats>(
     }
 }
 
-/// `sums[r] += Σ_j weights[r][j] · values[j]` for the `j` in `range`, in order. Meanwhile the block that begins at `ahead` comes into the cache of the processor.
+/// `sums[r] += Σ_j weight[r][j] · values[j]` for the `j` in `range`, in order; the weight is at `r * steps[0] + j * steps[1]`. Meanwhile the block that begins at `ahead`
+/// comes into the cache of the processor.
 #[inline(always)]
 pub fn add_values<V: Floats, L: Load>(
-    (weights, values): (&[f32], &[u8]),
+    (weights, steps, values): (&[f32], [usize; 2], &[u8]),
     range: Range<usize>,
     sums: &mut [f32],
     stride: usize,
     ahead: *const u8,
 ) {
-    let n = weights.len() / BLOCK;
+    let n = sums.len() / stride;
     assert!(values.len() >= range.end * L::bytes(stride) && range.end <= BLOCK && sums.len() == n * stride);
+    assert!(n == 0 || range.is_empty() || (n - 1) * steps[0] + (range.end - 1) * steps[1] < weights.len());
     // So much of each of its rows for two vectors of these.
     let step = L::bytes(stride) * 2 * V::LANES / stride;
     for d in (0..stride).step_by(2 * V::LANES) {
@@ -133,7 +135,7 @@ pub fn add_values<V: Floats, L: Load>(
         while r < n {
             // SAFETY: the rows and columns lie in the slices (asserted); the arm was detected.
             r += unsafe {
-                let weights = weights.as_ptr().add(r * BLOCK);
+                let weights = (weights.as_ptr().add(r * steps[0]), steps);
                 let (values, sums) = (values.as_ptr(), sums.as_mut_ptr().add(r * stride + d));
                 match (n - r, stride - d >= 2 * V::LANES) {
                     (4.., true) => {
@@ -165,7 +167,7 @@ pub fn add_values<V: Floats, L: Load>(
 #[inline(always)]
 #[allow(clippy::needless_range_loop, reason = "the indices are those of pointers too")]
 unsafe fn add_tile<V: Floats, L: Load, const R: usize, const W: usize>(
-    weights: *const f32,
+    (weights, steps): (*const f32, [usize; 2]),
     values: *const u8,
     range: Range<usize>,
     sums: *mut f32,
@@ -187,7 +189,7 @@ unsafe fn add_tile<V: Floats, L: Load, const R: usize, const W: usize>(
                 value[w] = L::load::<V>(values.add(j * L::bytes(stride)), d + w * V::LANES);
             }
             for r in 0..R {
-                let weight = V::splat(*weights.add(r * BLOCK + j));
+                let weight = V::splat(*weights.add(r * steps[0] + j * steps[1]));
                 for w in 0..W {
                     acc[r][w] = weight.fma(value[w], acc[r][w]);
                 }

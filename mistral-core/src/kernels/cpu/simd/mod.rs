@@ -252,6 +252,16 @@ macro_rules! simd_dispatch {
 }
 pub(crate) use simd_dispatch;
 
+simd_dispatch!(
+    /// Lanes of the vectors of the best arm of this machine.
+    pub fn lanes() -> usize = lanes_body
+);
+
+#[inline(always)]
+fn lanes_body<V: Floats>() -> usize {
+    V::LANES
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -265,12 +275,6 @@ mod tests {
         y
     }
     simd_dispatch!(fn exp(x: &[f32; MAX_LANES]) -> [f32; MAX_LANES] = exp_body);
-
-    #[inline(always)]
-    fn lanes_body<V: Floats>() -> usize {
-        V::LANES
-    }
-    simd_dispatch!(fn lanes() -> usize = lanes_body);
 
     #[test]
     fn exp_is_close_to_the_true_value() {
