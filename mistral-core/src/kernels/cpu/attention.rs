@@ -61,6 +61,23 @@ impl Call<'_> {
         (rows.kv_head * capacity + position % capacity) * self.width()
     }
 
+    /// The positions of a split that `rows` see, block by block.
+    fn spans(self, rows: &Rows, split: usize) -> impl Iterator<Item = Range<usize>> {
+        let (first, last) = (self.spec.start + rows.tokens.start, self.spec.start + rows.tokens.end - 1);
+        let from = self.spec.first_visible(first).max(split * SPLIT);
+        let to = (last + 1).min((split + 1) * SPLIT);
+        let blocks = (from / BLOCK * BLOCK..to).step_by(BLOCK);
+        blocks.map(move |block| block.max(from)..(block + BLOCK).min(to))
+    }
+
+    /// The keys of `span` that row `r` of `rows` sees, counted from the first of their block.
+    fn visible(self, rows: &Rows, r: usize, span: &Range<usize>) -> Range<usize> {
+        let position = self.spec.start + rows.tokens.start + r / self.group();
+        let start = self.spec.first_visible(position).max(span.start);
+        let block = span.start / BLOCK * BLOCK;
+        start - block..(position + 1).min(span.end).max(start) - block
+    }
+
     /// Bytes of a cached row.
     fn width(self) -> usize {
         self.spec.cache.cache_type.row_bytes(self.spec.cache.head_dim)
@@ -296,15 +313,12 @@ fn attend_body<V: Floats, L: Load>(
     }
     let queries = aligned(&mut scratch.queries, n.next_multiple_of(QUERIES) * stride);
     let scores = aligned(&mut scratch.scores, n.next_multiple_of(QUERIES) * BLOCK);
-    load_queries(call, &rows, queries);
-    let (first, last) = (spec.start + rows.tokens.start, spec.start + rows.tokens.end - 1);
-    let end = (last + 1).min(splits.end * SPLIT);
+    load_queries(call, &rows, queries, 1);
+    let end = (spec.start + rows.tokens.end).min(splits.end * SPLIT);
     for (split, part) in splits.zip(parts.chunks_exact_mut(call.part_len(n))) {
         let part = Partial::new(part, n);
-        let from = spec.first_visible(first).max(split * SPLIT);
-        let to = (last + 1).min((split + 1) * SPLIT);
-        for block in (from / BLOCK * BLOCK..to).step_by(BLOCK) {
-            let span = block.max(from)..(block + BLOCK).min(to);
+        for span in call.spans(&rows, split) {
+            let block = span.start / BLOCK * BLOCK;
             // Whole vectors of keys: scores of those around `span` are masked.
             let keys = (span.start - block) / LANES * LANES..(span.end - block).next_multiple_of(LANES);
             let source = call.source(&rows, block, keys.end);
@@ -323,9 +337,7 @@ fn attend_body<V: Floats, L: Load>(
             }
             for r in 0..n {
                 let scores = &mut scores.as_chunks_mut().0[r];
-                let position = first + r / group;
-                let visible = spec.first_visible(position).max(span.start)..(position + 1).min(span.end);
-                let visible = visible.start - block..visible.end.max(visible.start) - block;
+                let visible = call.visible(&rows, r, &span);
                 let sum = &mut part.sum[r * stride..(r + 1) * stride];
                 weigh::<V>(scores, visible, &mut part.largest[r], &mut part.total[r], sum);
             }
@@ -359,34 +371,25 @@ fn attend_side_by_side<V: Floats, L: Load>(
     parts: &mut [f32],
     scratch: &mut Scratch,
 ) {
-    let (spec, group, stride) = (call.spec, call.group(), call.stride());
-    let n = rows.tokens.len() * group;
+    let (n, stride) = (rows.tokens.len() * call.group(), call.stride());
     let width = n.next_multiple_of(LANES);
     let queries = aligned(&mut scratch.queries, stride * width);
     let scores = aligned(&mut scratch.scores, BLOCK * width);
     let decoded = aligned(&mut scratch.block, BLOCK * stride);
-    load_queries_side_by_side(call, &rows, queries);
-    let (first, last) = (spec.start + rows.tokens.start, spec.start + rows.tokens.end - 1);
+    load_queries(call, &rows, queries, LANES);
     for (split, part) in splits.zip(parts.chunks_exact_mut(call.part_len(n))) {
         let part = Partial::new(part, n);
-        let from = spec.first_visible(first).max(split * SPLIT);
-        let to = (last + 1).min((split + 1) * SPLIT);
-        for block in (from / BLOCK * BLOCK..to).step_by(BLOCK) {
-            let span = block.max(from)..(block + BLOCK).min(to);
+        for span in call.spans(&rows, split) {
+            let block = span.start / BLOCK * BLOCK;
             let keys = span.start - block..span.end - block;
             decode_block::<V, L>(call, call.k, rows.kv_head, &span, decoded);
             score_side_by_side::<V>((queries, decoded), stride, keys.clone(), scores);
             for (scores, r) in scores.chunks_mut(BLOCK * LANES).zip((0..n).step_by(LANES)) {
                 let lanes = r..n.min(r + LANES);
-                let mut seen = [(0, 0); LANES];
-                for (seen, r) in seen.iter_mut().zip(lanes.clone()) {
-                    let position = first + r / group;
-                    let visible = spec.first_visible(position).max(span.start)..(position + 1).min(span.end);
-                    *seen = (visible.start - block, visible.end.max(visible.start) - block);
-                }
+                let visible: [_; LANES] = std::array::from_fn(|lane| call.visible(&rows, r + lane, &span));
                 let sums = &mut part.sum[lanes.start * stride..lanes.end * stride];
                 let (largest, total) = (&mut part.largest[lanes.clone()], &mut part.total[lanes]);
-                weigh_side_by_side::<V>(scores, keys.clone(), &seen, largest, total, sums);
+                weigh_side_by_side::<V>(scores, keys.clone(), &visible, largest, total, sums);
             }
             decode_block::<V, L>(call, call.v, rows.kv_head, &span, decoded);
             let values = as_bytes(decoded);
@@ -413,32 +416,16 @@ fn as_bytes(values: &[f32]) -> &[u8] {
     unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) }
 }
 
-/// The queries of `rows`, times the scale, filled up with zeros.
+/// The queries of `rows`, times the scale, `lanes` of them side by side and filled up with zeros: `[rows / lanes, stride, lanes]`.
 #[inline(always)]
-fn load_queries(call: Call<'_>, rows: &Rows, to: &mut [f32]) {
-    let (dim, group) = (call.spec.cache.head_dim, call.group());
-    for (r, to) in to.chunks_exact_mut(call.stride()).take(rows.tokens.len() * group).enumerate() {
-        let (token, head) = (rows.tokens.start + r / group, rows.kv_head * group + r % group);
-        let from = &call.q[(token * call.spec.n_heads + head) * dim..][..dim];
-        to.iter_mut().zip(from).for_each(|(to, from)| *to = from * call.spec.scale);
-        to[dim..].fill(0.0);
-    }
-    // The rows that fill the last tile up.
-    to[rows.tokens.len() * group * call.stride()..].fill(0.0);
-}
-
-/// The same side by side: `[rows / LANES, stride, LANES]`.
-#[inline(always)]
-fn load_queries_side_by_side(call: Call<'_>, rows: &Rows, to: &mut [f32]) {
+fn load_queries(call: Call<'_>, rows: &Rows, to: &mut [f32], lanes: usize) {
     let (dim, group) = (call.spec.cache.head_dim, call.group());
     to.fill(0.0);
     for r in 0..rows.tokens.len() * group {
         let (token, head) = (rows.tokens.start + r / group, rows.kv_head * group + r % group);
         let from = &call.q[(token * call.spec.n_heads + head) * dim..][..dim];
-        let to = &mut to[r / LANES * LANES * call.stride()..];
-        for (to, from) in to.iter_mut().skip(r % LANES).step_by(LANES).zip(from) {
-            *to = from * call.spec.scale;
-        }
+        let to = &mut to[r / lanes * lanes * call.stride() + r % lanes..];
+        to.iter_mut().step_by(lanes).zip(from).for_each(|(to, from)| *to = from * call.spec.scale);
     }
 }
 

@@ -118,13 +118,12 @@ unsafe fn lane_sums<V: Floats, const VECTORS: usize, const KEYS: usize>(
     }
 }
 
-/// Turns the scores of a vector of rows with the keys in `range` into weights relative to the largest so far, zero where the key is not `visible` (from a key to before
-/// another); brings `largest`, `total` and `sums: [rows, stride]` up to date. `scores: [BLOCK, LANES]`.
+/// Turns the scores of a vector of rows with the keys in `range` into weights relative to the largest so far, zero where the key is not `visible`; brings `largest`, `total` and `sums: [rows, stride]` up to date. `scores: [BLOCK, LANES]`.
 #[inline(always)]
 pub fn weigh_side_by_side<V: Floats>(
     scores: &mut [f32],
     range: Range<usize>,
-    visible: &[(usize, usize); LANES],
+    visible: &[Range<usize>; LANES],
     largest: &mut [f32],
     total: &mut [f32],
     sums: &mut [f32],
@@ -133,8 +132,9 @@ pub fn weigh_side_by_side<V: Floats>(
     assert_eq!(V::LANES, LANES);
     assert!(rows > 0 && rows <= LANES && total.len() == rows && sums.len().is_multiple_of(rows));
     assert!(range.end <= BLOCK && scores.len() == BLOCK * LANES);
-    for (r, &(start, end)) in visible[..rows].iter().enumerate() {
-        let unseen = (range.start..start.min(range.end)).chain(end.max(range.start)..range.end);
+    for (r, visible) in visible[..rows].iter().enumerate() {
+        let unseen =
+            (range.start..visible.start.min(range.end)).chain(visible.end.max(range.start)..range.end);
         unseen.for_each(|j| scores[j * LANES + r] = f32::NEG_INFINITY);
     }
     // SAFETY: a vector of each key of a block is there (asserted), and as many numbers as the longest vector has; the arm was detected.
