@@ -1,10 +1,10 @@
-//! The kernels by themselves: how fast one row reads packed weights, and how fast many rows are multiplied, for each format and arm; how fast attention reads keys
-//! and values.
+//! The kernels by themselves: how fast one row reads weights, and how fast many rows are multiplied, for each format and, packed, each arm; how fast attention reads
+//! keys and values.
 //!
-//! `cargo bench --bench kernels [-- --threads N] [--repeat N] [--formats Q4_0,Q8_0] [--depth N]`; `--formats none` for attention alone
+//! `cargo bench --bench kernels [-- --threads N] [--repeat N] [--formats Q4_0,BF16] [--depth N]`; `--formats none` for attention alone
 //!
-//! One row: a matrix that no cache holds, GB/s of packed bytes, as a share of plain reading. 256 rows: products of a weight and an activation a second, as a share
-//! of what the arm does with four-bit codes in the first-level cache. Attention: one token after `--depth` others (2,047), of a layer: keys and values from memory, as a share of
+//! One row: a matrix that no cache holds, GB/s of its bytes, as a share of plain reading. 256 rows: products of a weight and an activation a second, as a share
+//! of what the arm does with four-bit codes in the first-level cache; of numbers (F32, F16, BF16, FP8 with blocks of scales) as a share of what f32 vectors do in registers. Attention: one token after `--depth` others (2,047), of a layer: keys and values from memory, as a share of
 //! plain reading, and from the last-level cache. Each figure is the median of the repeats, the limits are measured between them.
 #![allow(clippy::print_stdout, reason = "a benchmark prints")]
 
@@ -15,11 +15,11 @@ use std::time::Instant;
 
 use mistral_core::kernels::{Activation, AttentionSpec, CacheSpec, CacheType};
 use mistral_core::quant::Format;
-use mistral_core::testing::{AttentionCase, KernelCase, arms};
+use mistral_core::testing::{AttentionCase, KernelCase, NumbersCase, arms};
 use mistral_core::{Error, Result};
 use serde_json::{Value, json};
 
-const FORMATS: [Format; 10] = [
+const PACKED: [Format; 10] = [
     Format::Q4_0,
     Format::Q4_1,
     Format::Q5_0,
@@ -31,6 +31,9 @@ const FORMATS: [Format; 10] = [
     Format::IQ4_NL,
     Format::IQ4_XS,
 ];
+const NUMBERS: [Format; 4] = [Format::F32, Format::F16, Format::BF16, Format::F8E4M3];
+/// Rows of those: as many bytes as of packed ones.
+const NUMBERS_ROWS: usize = ROWS / 4;
 /// Four matrices of a 7B model: 132 MB and more, several times the last-level cache.
 const ROWS: usize = 57_344;
 const COLS: usize = 4096;
@@ -44,28 +47,18 @@ fn main() -> Result<()> {
     let mut lines = Vec::new();
     let memory = read::Memory::new(arguments.threads);
     for format in arguments.formats.iter().copied() {
-        let case = KernelCase::new(format, ROWS, COLS, arguments.threads)?;
+        let numbers = NUMBERS.contains(&format);
         // The scalar arm is there for machines without the others, and slow.
-        for arm in arms().into_iter().filter(|arm| *arm != "scalar" || arms().len() == 1) {
-            let mut samples: [Vec<f64>; 4] = Default::default();
-            for _ in 0..arguments.repeat {
-                let rate = |work: f64, run: &mut dyn FnMut() -> Result<()>| -> Result<f64> {
-                    let start = Instant::now();
-                    run()?;
-                    Ok(work / start.elapsed().as_secs_f64() / 1e9)
-                };
-                let int8 = Activation::Int8;
-                let (one, many) = (vec![0.5; COLS], vec![0.5; MANY * COLS]);
-                samples[0].push(rate(case.bytes() as f64, &mut || case.run(arm, int8, &one, 1))?);
-                samples[1].push(memory.bandwidth());
-                let products = (MANY * ROWS * COLS) as f64;
-                samples[2].push(rate(products, &mut || case.run(arm, int8, &many, MANY))?);
-                let start = Instant::now();
-                let products = case.peak(arm, ROUNDS)? as f64;
-                samples[3].push(products / start.elapsed().as_secs_f64() / 1e9);
-            }
+        let arms = arms().into_iter().filter(|arm| *arm != "scalar" || arms().len() == 1);
+        for arm in arms.take(if numbers { 1 } else { usize::MAX }) {
+            let samples = if numbers {
+                numbers_samples(format, &memory, &arguments)?
+            } else {
+                packed_samples(format, arm, &memory, &arguments)?
+            };
             let [read, limit, mac, peak] = samples.map(median);
             let (of_reading, of_limit) = (100.0 * read / limit, 100.0 * mac / peak);
+            let arm = if numbers { "f32" } else { arm };
             println!(
                 "{:<8} {arm:<12} {read:>10.2} {of_reading:>9.0}% {mac:>10.1} {of_limit:>9.0}%",
                 format.name()
@@ -79,6 +72,51 @@ fn main() -> Result<()> {
         json!({ "threads": arguments.threads, "rows": ROWS, "cols": COLS, "kernels": lines, "depth": arguments.depth, "attention": attention })
     );
     Ok(())
+}
+
+/// GB/s of one row, and of plain reading; GMAC/s of many rows, and of the limit.
+type Samples = [Vec<f64>; 4];
+
+fn packed_samples(
+    format: Format,
+    arm: &str,
+    memory: &read::Memory,
+    arguments: &Arguments,
+) -> Result<Samples> {
+    let case = KernelCase::new(format, ROWS, COLS, arguments.threads)?;
+    let (one, many) = (vec![0.5; COLS], vec![0.5; MANY * COLS]);
+    let int8 = Activation::Int8;
+    let mut samples = Samples::default();
+    for _ in 0..arguments.repeat {
+        let [read, plain, mac, peak] = &mut samples;
+        timed(read, || case.run(arm, int8, &one, 1), |_| case.bytes())?;
+        plain.push(memory.bandwidth());
+        timed(mac, || case.run(arm, int8, &many, MANY), |_| MANY * ROWS * COLS)?;
+        timed(peak, || case.peak(arm, ROUNDS), |products| products.as_ref().map_or(0, |n| *n as usize))?;
+    }
+    Ok(samples)
+}
+
+fn numbers_samples(format: Format, memory: &read::Memory, arguments: &Arguments) -> Result<Samples> {
+    let case = NumbersCase::new(format, NUMBERS_ROWS, COLS, arguments.threads)?;
+    let (one, many) = (vec![0.5; COLS], vec![0.5; MANY * COLS]);
+    let mut samples = Samples::default();
+    for _ in 0..arguments.repeat {
+        let [read, plain, mac, peak] = &mut samples;
+        timed(read, || case.run(&one, 1), |()| case.bytes());
+        plain.push(memory.bandwidth());
+        timed(mac, || case.run(&many, MANY), |()| MANY * NUMBERS_ROWS * COLS);
+        timed(peak, || case.peak(ROUNDS), |products| *products as usize);
+    }
+    Ok(samples)
+}
+
+/// Adds the billions a second of the `work` that `run` did to the rates; returns what it returned.
+fn timed<R>(rates: &mut Vec<f64>, run: impl FnOnce() -> R, work: impl FnOnce(&R) -> usize) -> R {
+    let start = Instant::now();
+    let result = run();
+    rates.push(work(&result) as f64 / start.elapsed().as_secs_f64() / 1e9);
+    result
 }
 
 /// Query heads, key heads, and the elements of each: of SmolLM2-135M, a 1B and a 7B model.
@@ -128,6 +166,10 @@ fn attention(memory: &read::Memory, arguments: &Arguments) -> Result<Vec<Value>>
     Ok(lines)
 }
 
+fn formats() -> impl Iterator<Item = Format> {
+    PACKED.into_iter().chain(NUMBERS)
+}
+
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
@@ -141,7 +183,7 @@ struct Arguments {
 }
 
 fn arguments() -> Result<Arguments> {
-    let mut parsed = Arguments { threads: 2, repeat: 5, formats: FORMATS.to_vec(), depth: 2047 };
+    let mut parsed = Arguments { threads: 2, repeat: 5, formats: formats().collect(), depth: 2047 };
     let mut words = std::env::args().skip(1).filter(|word| word != "--bench");
     while let Some(word) = words.next() {
         let value = words.next().ok_or_else(|| Error::argument(&word, "nothing", "a value"))?;
@@ -152,9 +194,10 @@ fn arguments() -> Result<Arguments> {
             "--depth" => parsed.depth = number()?,
             "--formats" if value == "none" => parsed.formats.clear(),
             "--formats" => {
-                let format = |name: &str| FORMATS.into_iter().find(|format| format.name() == name);
+                let format = |name: &str| formats().find(|format| format.name() == name);
                 let formats: Option<Vec<_>> = value.split(',').map(format).collect();
-                parsed.formats = formats.ok_or_else(|| Error::argument(&word, &value, "packed formats"))?;
+                parsed.formats =
+                    formats.ok_or_else(|| Error::argument(&word, &value, "formats of the table, or none"))?;
             }
             _ => return Err(Error::argument("argument", &word, "--threads, --repeat, --formats or --depth")),
         }

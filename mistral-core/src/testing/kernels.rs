@@ -1,4 +1,4 @@
-//! The kernels by themselves, for `benches/kernels.rs`: those of packed weights arm by arm, and attention.
+//! The kernels by themselves, for `benches/kernels.rs`: those of packed weights arm by arm, of numbers as weights, and attention.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -7,6 +7,7 @@ use super::Random;
 use crate::error::{Error, Result};
 use crate::kernels::cpu::attention::attention;
 use crate::kernels::cpu::cache::cache_write;
+use crate::kernels::cpu::dense::{DenseMatrix, FMA_PEAK_PRODUCTS, fma_peak, linear};
 use crate::kernels::cpu::packed::{
     Arena, Arm, BlockMatrix, DOT_PEAK_PRODUCTS, PackedBytes, dot_peak, linear_on, multiplies_rows,
     packed_len, repack,
@@ -16,6 +17,7 @@ use crate::kernels::cpu::pool::Pool;
 pub use crate::kernels::wgpu::{limits::Limits as AdapterLimits, timing::Adapter};
 use crate::kernels::{Activation, AttentionSpec, CacheSpec, Layout};
 use crate::quant::Format;
+use crate::weights::Fp8Scale;
 
 /// A matrix `[rows, cols]` of random blocks, in the form in which a processor multiplies a file's, and the threads that multiply by it.
 pub struct KernelCase {
@@ -97,6 +99,54 @@ impl KernelCase {
         let threads = self.pool.threads();
         self.pool.scope(None, || self.pool.run(threads, &|_| dot_peak(arm, rounds)));
         Ok((threads * rounds * DOT_PEAK_PRODUCTS) as u64)
+    }
+}
+
+/// A matrix `[rows, cols]` of random numbers as they stand in a file, FP8 with a scale for each 128 × 128, and the threads that multiply by it, with the best arm.
+pub struct NumbersCase {
+    format: Format,
+    rows: usize,
+    cols: usize,
+    data: Vec<u8>,
+    scale: Option<Fp8Scale>,
+    pool: Arc<Pool>,
+}
+
+impl NumbersCase {
+    /// # Errors
+    /// If threads are not given.
+    pub fn new(format: Format, rows: usize, cols: usize, threads: usize) -> Result<Self> {
+        // A row, again and again: what is multiplied does not change how long it takes.
+        let data = Random::new(1).tensor("w", format, &[1, cols]).bytes.repeat(rows);
+        let scale = (format == Format::F8E4M3).then(|| Fp8Scale::Block {
+            rows: 128,
+            cols: 128,
+            values: vec![0.01; rows.div_ceil(128) * cols.div_ceil(128)],
+        });
+        let pool =
+            Pool::new(threads).map_err(|e| Error::limit("threads", threads.to_string(), e.to_string()))?;
+        Ok(Self { format, rows, cols, data, scale, pool: Arc::new(pool) })
+    }
+
+    /// Bytes of the matrix.
+    pub fn bytes(&self) -> usize {
+        self.data.len()
+    }
+
+    /// Multiplies `x: [m, cols]` by the matrix.
+    pub fn run(&self, x: &[f32], m: usize) {
+        let mut out = vec![0.0; m * self.rows];
+        let &Self { format, rows, cols, ref data, ref scale, .. } = self;
+        let matrix = DenseMatrix { format, rows, cols, data, scale: scale.as_ref() };
+        self.pool.scope(None, || linear(x, m, vec![(matrix, &mut out)]));
+        black_box(out);
+    }
+
+    /// Products of f32 that `rounds` rounds on each thread add up in registers: the limit of the arithmetic.
+    pub fn peak(&self, rounds: usize) -> u64 {
+        let threads = self.pool.threads();
+        self.pool.scope(None, || self.pool.run(threads, &|_| fma_peak(rounds)));
+        (threads * rounds * FMA_PEAK_PRODUCTS) as u64
     }
 }
 

@@ -17,7 +17,7 @@ pub use containers::{GgufFile, GgufValue, TensorData, gguf_id, safetensors_bytes
 pub use faults::{Fault, inject};
 #[cfg(feature = "wgpu")]
 pub use kernels::{Adapter, AdapterLimits, adapter_limits};
-pub use kernels::{AttentionCase, KernelCase, arms};
+pub use kernels::{AttentionCase, KernelCase, NumbersCase, arms};
 pub use model::{Model, config_json, params_json, tensor_shapes};
 pub use random::{Random, write_random_gguf, write_random_gguf_with};
 

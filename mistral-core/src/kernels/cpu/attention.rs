@@ -14,7 +14,7 @@ use self::side_by_side::{score_side_by_side, weigh_side_by_side};
 use self::tiles::{BLOCK, LANES, QUERIES, add_values, score, weigh};
 use super::dense::{Load, LoadF16, LoadF32, LoadQ8};
 use super::pool;
-use super::simd::{Floats, LINE, lanes, simd_dispatch};
+use super::simd::{Floats, aligned, lanes, simd_dispatch};
 use crate::kernels::{AttentionSpec, CacheSpec, CacheType};
 
 /// Keys of one partial softmax.
@@ -62,6 +62,7 @@ impl Call<'_> {
     }
 
     /// The positions of a split that `rows` see, block by block.
+    #[inline(always)]
     fn spans(self, rows: &Rows, split: usize) -> impl Iterator<Item = Range<usize>> {
         let (first, last) = (self.spec.start + rows.tokens.start, self.spec.start + rows.tokens.end - 1);
         let from = self.spec.first_visible(first).max(split * SPLIT);
@@ -71,6 +72,7 @@ impl Call<'_> {
     }
 
     /// The keys of `span` that row `r` of `rows` sees, counted from the first of their block.
+    #[inline(always)]
     fn visible(self, rows: &Rows, r: usize, span: &Range<usize>) -> Range<usize> {
         let position = self.spec.start + rows.tokens.start + r / self.group();
         let start = self.spec.first_visible(position).max(span.start);
@@ -260,13 +262,6 @@ struct Scratch {
     scores: Vec<f32>,
 }
 
-/// So many numbers of `room`, from the beginning of a line on: a vector of the processor that lies across two lines is loaded twice.
-fn aligned(room: &mut Vec<f32>, len: usize) -> &mut [f32] {
-    room.resize(len + LINE / size_of::<f32>(), 0.0);
-    let first = room.as_ptr().align_offset(LINE);
-    &mut room[first..first + len]
-}
-
 impl Scratch {
     /// Leaves nothing of a session's keys, values and queries in a thread that outlives it.
     fn wipe(&mut self) {
@@ -386,7 +381,10 @@ fn attend_side_by_side<V: Floats, L: Load>(
             score_side_by_side::<V>((queries, decoded), stride, keys.clone(), scores);
             for (scores, r) in scores.chunks_mut(BLOCK * LANES).zip((0..n).step_by(LANES)) {
                 let lanes = r..n.min(r + LANES);
-                let visible: [_; LANES] = std::array::from_fn(|lane| call.visible(&rows, r + lane, &span));
+                let mut visible = [const { 0..0 }; LANES];
+                for (visible, r) in visible.iter_mut().zip(lanes.clone()) {
+                    *visible = call.visible(&rows, r, &span);
+                }
                 let sums = &mut part.sum[lanes.start * stride..lanes.end * stride];
                 let (largest, total) = (&mut part.largest[lanes.clone()], &mut part.total[lanes]);
                 weigh_side_by_side::<V>(scores, keys.clone(), &visible, largest, total, sums);

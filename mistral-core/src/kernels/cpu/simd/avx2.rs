@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::Floats;
+use super::{F8_BITS, F8_CARRY, F8_ONE, Floats};
 
 /// The AVX2 + FMA + F16C arm.
 #[derive(Clone, Copy)]
@@ -44,17 +44,16 @@ unsafe impl Floats for Avx2 {
         Self(unsafe { _mm256_cvtph_ps(_mm_set1_epi16(p.cast::<i16>().read_unaligned())) })
     }
     #[inline(always)]
-    unsafe fn load_f8e4m3(p: *const u8) -> Self {
+    unsafe fn load_f8e4m3(p: *const u8, factor: Self) -> [Self; 2] {
         // SAFETY: see the impl.
         unsafe {
-            let wide = _mm256_cvtepu8_epi32(_mm_loadl_epi64(p.cast()));
-            let magnitude = _mm256_and_si256(wide, _mm256_set1_epi32(0x7f));
-            // An f32 with these exponent and mantissa bits is 2^-120 of the value, subnormals included.
-            let bits = _mm256_slli_epi32::<20>(magnitude);
-            let value = _mm256_mul_ps(_mm256_castsi256_ps(bits), _mm256_set1_ps(f32::from_bits(0x7b80_0000)));
-            let nan = _mm256_cmpeq_epi32(magnitude, _mm256_set1_epi32(0x7f));
-            let sign = _mm256_slli_epi32::<24>(_mm256_and_si256(wide, _mm256_set1_epi32(0x80)));
-            Self(_mm256_or_ps(value, _mm256_castsi256_ps(_mm256_or_si256(nan, sign))))
+            let wide = _mm256_slli_epi16::<7>(_mm256_cvtepi8_epi16(_mm_loadu_si128(p.cast())));
+            let bits = _mm256_and_si256(wide, _mm256_set1_epi16(F8_BITS));
+            let one_more = _mm256_add_epi16(bits, _mm256_set1_epi16(F8_ONE));
+            let bits = _mm256_or_si256(bits, _mm256_and_si256(one_more, _mm256_set1_epi16(F8_CARRY)));
+            let low = _mm256_cvtph_ps(_mm256_castsi256_si128(bits));
+            let high = _mm256_cvtph_ps(_mm256_extracti128_si256::<1>(bits));
+            [Self(_mm256_mul_ps(low, factor.0)), Self(_mm256_mul_ps(high, factor.0))]
         }
     }
     #[inline(always)]

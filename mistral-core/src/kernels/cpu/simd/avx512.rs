@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::Floats;
+use super::{F8_BITS, F8_CARRY, F8_ONE, Floats};
 
 /// The AVX-512 arm.
 #[derive(Clone, Copy)]
@@ -78,18 +78,17 @@ unsafe impl Floats for Avx512 {
         Self(unsafe { _mm512_cvtph_ps(_mm256_set1_epi16(p.cast::<i16>().read_unaligned())) })
     }
     #[inline(always)]
-    unsafe fn load_f8e4m3(p: *const u8) -> Self {
+    unsafe fn load_f8e4m3(p: *const u8, factor: Self) -> [Self; 2] {
         // SAFETY: see the impl.
         unsafe {
-            let wide = _mm512_cvtepu8_epi32(_mm_loadu_si128(p.cast()));
-            let magnitude = _mm512_and_si512(wide, _mm512_set1_epi32(0x7f));
-            // An f32 with these exponent and mantissa bits is 2^-120 of the value, subnormals included.
-            let bits = _mm512_castsi512_ps(_mm512_slli_epi32::<20>(magnitude));
-            let value = _mm512_mul_ps(bits, _mm512_set1_ps(f32::from_bits(0x7b80_0000)));
-            let nan = _mm512_cmpeq_epi32_mask(magnitude, _mm512_set1_epi32(0x7f));
-            let value = _mm512_mask_blend_ps(nan, value, _mm512_set1_ps(f32::NAN));
-            let sign = _mm512_slli_epi32::<24>(_mm512_and_si512(wide, _mm512_set1_epi32(0x80)));
-            Self(_mm512_castsi512_ps(_mm512_or_si512(_mm512_castps_si512(value), sign)))
+            // As in the arm of AVX2, for 32 at a time; the last operation is `bits | (one_more & bit)`.
+            let wide = _mm512_slli_epi16::<7>(_mm512_cvtepi8_epi16(_mm256_loadu_si256(p.cast())));
+            let bits = _mm512_and_si512(wide, _mm512_set1_epi16(F8_BITS));
+            let one_more = _mm512_add_epi16(bits, _mm512_set1_epi16(F8_ONE));
+            let bits = _mm512_ternarylogic_epi32::<0xf8>(bits, one_more, _mm512_set1_epi16(F8_CARRY));
+            let low = _mm512_cvtph_ps(_mm512_castsi512_si256(bits));
+            let high = _mm512_cvtph_ps(_mm512_extracti64x4_epi64::<1>(bits));
+            [Self(_mm512_mul_ps(low, factor.0)), Self(_mm512_mul_ps(high, factor.0))]
         }
     }
     #[inline(always)]

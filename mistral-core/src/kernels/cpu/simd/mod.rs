@@ -3,6 +3,8 @@
 //! Kernels are written once, generic over [`Floats`] and `#[inline(always)]`; [`simd_dispatch!`] makes an entry point that picks the arm at
 //! run time. An arm's numbers do not depend on anything but its inputs, so results never vary with threads or batch size.
 
+use crate::quant::f8e4m3_to_f32;
+
 /// Lanes of the longest vector.
 pub const MAX_LANES: usize = 16;
 /// Bytes that a cache fetches at a time.
@@ -38,6 +40,25 @@ pub fn prefetch(line: *const u8) {
     let _ = line;
 }
 
+/// The sign, four bits of exponent and three of mantissa of a `float8_e4m3fn`, where an f16 has them: it is 1 / [`F8_UNIT`] of the value, subnormals included.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+const F8_BITS: i16 = 0xbf80_u16 as i16;
+/// Added to those, it carries to the fifth bit of the exponent for the one magnitude that is not a number; neither is an f16 with all five.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+const F8_ONE: i16 = 1 << 7;
+/// That bit.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+const F8_CARRY: i16 = 1 << 14;
+/// What [`Floats::load_f8e4m3`] divides by.
+pub const F8_UNIT: f32 = 256.0;
+
+/// So many numbers of `room`, from the beginning of a line on: a vector of the processor that lies across two lines is loaded twice.
+pub fn aligned(room: &mut Vec<f32>, len: usize) -> &mut [f32] {
+    room.resize(len + LINE / size_of::<f32>(), 0.0);
+    let first = room.as_ptr().align_offset(LINE);
+    &mut room[first..first + len]
+}
+
 /// A vector of f32.
 ///
 /// # Safety
@@ -61,8 +82,8 @@ pub unsafe trait Floats: Copy {
     unsafe fn load_i8(p: *const i8) -> Self;
     /// One half, in every lane; the pointer need not be aligned.
     unsafe fn splat_f16(p: *const u16) -> Self;
-    /// `float8_e4m3fn`.
-    unsafe fn load_f8e4m3(p: *const u8) -> Self;
+    /// Two vectors of `float8_e4m3fn`, times `factor` / [`F8_UNIT`], rounded once.
+    unsafe fn load_f8e4m3(p: *const u8, factor: Self) -> [Self; 2];
     unsafe fn store(self, p: *mut f32);
     /// Rounds to nearest even.
     unsafe fn store_f16(self, p: *mut u16);
@@ -128,9 +149,11 @@ unsafe impl Floats for Portable {
         Self([half::f16::from_bits(unsafe { p.read_unaligned() }).to_f32(); 8])
     }
     #[inline(always)]
-    unsafe fn load_f8e4m3(p: *const u8) -> Self {
-        // SAFETY: as above.
-        Self(unsafe { p.cast::<[u8; 8]>().read_unaligned() }.map(crate::quant::f8e4m3_to_f32))
+    unsafe fn load_f8e4m3(p: *const u8, factor: Self) -> [Self; 2] {
+        // SAFETY: as above, twice.
+        let codes = unsafe { p.cast::<[[u8; 8]; 2]>().read_unaligned() };
+        let values = codes.map(|codes| Self(codes.map(|code| f8e4m3_to_f32(code) / F8_UNIT)));
+        values.map(|values| values.map2(factor, |a, b| a * b))
     }
     #[inline(always)]
     unsafe fn store(self, p: *mut f32) {
@@ -265,7 +288,32 @@ fn lanes_body<V: Floats>() -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::quant::f8e4m3_to_f32;
+
+    /// Defines `fn name(args)` that runs `body::<V>(args)` on every arm of this machine.
+    macro_rules! on_each_arm {
+        (fn $name:ident($($arg:ident: $ty:ty),*) -> $ret:ty = $body:ident) => {
+            fn $name($($arg: $ty),*) -> Vec<$ret> {
+                #[allow(unused_mut, reason = "some architectures have one arm")]
+                let mut all = vec![$body::<Base>($($arg),*)];
+                #[cfg(target_arch = "x86_64")]
+                {
+                    #[target_feature(enable = "avx2,fma,f16c")]
+                    fn avx2($($arg: $ty),*) -> $ret {
+                        $body::<Avx2>($($arg),*)
+                    }
+                    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl")]
+                    fn avx512($($arg: $ty),*) -> $ret {
+                        $body::<Avx512>($($arg),*)
+                    }
+                    // SAFETY: the instruction sets were detected.
+                    all.extend(has_avx2().then(|| unsafe { avx2($($arg),*) }));
+                    // SAFETY: as above.
+                    all.extend(has_avx512().then(|| unsafe { avx512($($arg),*) }));
+                }
+                all
+            }
+        };
+    }
 
     #[inline(always)]
     fn exp_body<V: Floats>(x: &[f32; MAX_LANES]) -> [f32; MAX_LANES] {
@@ -274,20 +322,24 @@ mod tests {
         unsafe { V::load(x.as_ptr()).exp().store(y.as_mut_ptr()) };
         y
     }
-    simd_dispatch!(fn exp(x: &[f32; MAX_LANES]) -> [f32; MAX_LANES] = exp_body);
+    on_each_arm!(fn exp(x: &[f32; MAX_LANES]) -> [f32; MAX_LANES] = exp_body);
 
     #[test]
     fn exp_is_close_to_the_true_value() {
         for i in -8000..800 {
             let x = i as f32 * 0.01;
-            let (y, want) = (exp(&[x; MAX_LANES])[3], f64::from(x).exp());
-            assert!((f64::from(y) - want).abs() <= 2e-7 * want, "{x}: {y} {want}");
+            let want = f64::from(x).exp();
+            for y in exp(&[x; MAX_LANES]) {
+                assert!((f64::from(y[3]) - want).abs() <= 2e-7 * want, "{x}: {y:?} {want}");
+            }
         }
-        assert_eq!(exp(&[f32::NEG_INFINITY; MAX_LANES])[..8], [0.0; 8]);
+        for y in exp(&[f32::NEG_INFINITY; MAX_LANES]) {
+            assert_eq!(y[..8], [0.0; 8]);
+        }
     }
 
     #[inline(always)]
-    fn sums_body<V: Floats>(x: &[[f32; MAX_LANES]; 8]) -> [[f32; 8]; 2] {
+    fn sums_body<V: Floats>(x: &[[f32; MAX_LANES]; 8]) -> (usize, [[f32; 8]; 2]) {
         let mut alone = [0.0; 8];
         // SAFETY: as many elements as a vector has, each.
         unsafe {
@@ -296,36 +348,43 @@ mod tests {
                 vectors[i] = V::load(x[i].as_ptr());
                 alone[i] = vectors[i].sum();
             }
-            [V::sums(vectors), alone]
+            (V::LANES, [V::sums(vectors), alone])
         }
     }
-    simd_dispatch!(fn sums(x: &[[f32; MAX_LANES]; 8]) -> [[f32; 8]; 2] = sums_body);
+    on_each_arm!(fn sums(x: &[[f32; MAX_LANES]; 8]) -> (usize, [[f32; 8]; 2]) = sums_body);
 
     #[test]
     fn eight_sums_at_once_are_those_of_each() {
         let x = std::array::from_fn(|i| std::array::from_fn(|j| ((i * MAX_LANES + j) as f32).sin() * 1e3));
-        let check = |[together, alone]: [[f32; 8]; 2], lanes| {
+        for (lanes, [together, alone]) in sums(&x) {
             assert_eq!(together, alone);
             for (sum, x) in together.iter().zip(&x) {
                 let expected: f32 = x[..lanes].iter().sum();
                 assert!((sum - expected).abs() <= 1e-2, "{sum} {expected}");
             }
-        };
-        check(sums_body::<Portable>(&x), 8);
-        check(sums(&x), lanes());
+        }
     }
 
     #[inline(always)]
-    fn f8_body<V: Floats>(x: &[u8; MAX_LANES]) -> [f32; MAX_LANES] {
-        let mut y = [0.0; MAX_LANES];
-        // SAFETY: as many elements as a vector has, each.
-        unsafe { V::load_f8e4m3(x.as_ptr()).store(y.as_mut_ptr()) };
-        y
+    fn f8_body<V: Floats>(code: u8, factor: f32) -> [f32; 2] {
+        let (mut x, mut y) = ([0; 2 * MAX_LANES], [0.0; 2 * MAX_LANES]);
+        let places = [V::LANES / 2 + 1, 2 * V::LANES - 1];
+        places.iter().for_each(|i| x[*i] = code);
+        // SAFETY: as many elements as two vectors have, each.
+        unsafe {
+            let [low, high] = V::load_f8e4m3(x.as_ptr(), V::splat(factor * F8_UNIT));
+            low.store(y.as_mut_ptr());
+            high.store(y.as_mut_ptr().add(V::LANES));
+        }
+        let others = y.iter().enumerate().filter(|(i, _)| !places.contains(i));
+        assert!(others.into_iter().all(|(_, y)| *y == 0.0), "{y:?}");
+        places.map(|i| y[i])
     }
-    simd_dispatch!(fn f8(x: &[u8; MAX_LANES]) -> [f32; MAX_LANES] = f8_body);
+    on_each_arm!(fn f8(code: u8, factor: f32) -> [f32; 2] = f8_body);
 
     #[test]
     fn every_f8_code_is_its_value() {
+        let same = |got: f32, want: f32| got == want || (got.is_nan() && want.is_nan());
         for code in 0..=255u8 {
             let (e, m) = (i32::from(code >> 3 & 15), f32::from(code & 7));
             let mut want = if e == 0 { m * 2f32.powi(-9) } else { (8.0 + m) * 2f32.powi(e - 10) };
@@ -333,8 +392,11 @@ mod tests {
                 want = f32::NAN;
             }
             let want = if code & 0x80 != 0 { -want } else { want };
-            for got in [f8(&[code; MAX_LANES])[5], f8e4m3_to_f32(code)] {
-                assert!(got == want || (got.is_nan() && want.is_nan()), "{code}: {got} {want}");
+            assert!(same(f8e4m3_to_f32(code), want), "{code}: {want}");
+            for factor in [1.0, 0.1] {
+                for got in f8(code, factor).into_iter().flatten() {
+                    assert!(same(got, want * factor), "{code} times {factor}: {got} {want}");
+                }
             }
         }
     }

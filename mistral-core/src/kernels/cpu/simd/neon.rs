@@ -3,7 +3,7 @@
 use std::arch::aarch64::*;
 use std::arch::asm;
 
-use super::Floats;
+use super::{F8_BITS, F8_CARRY, F8_ONE, Floats};
 
 /// The NEON arm.
 #[derive(Clone, Copy)]
@@ -89,21 +89,20 @@ unsafe impl Floats for Neon {
         Self(unsafe { widen(vdupq_n_u16(p.read_unaligned())) })
     }
     #[inline(always)]
-    unsafe fn load_f8e4m3(p: *const u8) -> Self {
+    unsafe fn load_f8e4m3(p: *const u8, factor: Self) -> [Self; 2] {
         // SAFETY: see the impl.
-        let words = unsafe {
-            let eight = vmovl_u8(vld1_u8(p));
-            [vmovl_u16(vget_low_u16(eight)), vmovl_high_u16(eight)]
-        };
-        both!(|words| {
-            let magnitude = vandq_u32(words, vdupq_n_u32(0x7f));
-            // An f32 with these exponent and mantissa bits is 2^-120 of the value, subnormals included.
-            let bits = vreinterpretq_f32_u32(vshlq_n_u32::<20>(magnitude));
-            let value = vmulq_f32(bits, vdupq_n_f32(f32::from_bits(0x7b80_0000)));
-            let nan = vceqq_u32(magnitude, vdupq_n_u32(0x7f));
-            let sign = vshlq_n_u32::<24>(vandq_u32(words, vdupq_n_u32(0x80)));
-            vreinterpretq_f32_u32(vorrq_u32(vreinterpretq_u32_f32(value), vorrq_u32(nan, sign)))
-        })
+        unsafe {
+            let codes = vreinterpretq_s8_u8(vld1q_u8(p));
+            let words = [vmovl_s8(vget_low_s8(codes)), vmovl_high_s8(codes)];
+            let mut vectors = [factor; 2];
+            for i in 0..2 {
+                let bits = vandq_s16(vshlq_n_s16::<7>(words[i]), vdupq_n_s16(F8_BITS));
+                let one_more = vaddq_s16(bits, vdupq_n_s16(F8_ONE));
+                let bits = vorrq_s16(bits, vandq_s16(one_more, vdupq_n_s16(F8_CARRY)));
+                vectors[i] = Self(widen(vreinterpretq_u16_s16(bits))).mul(factor);
+            }
+            vectors
+        }
     }
     #[inline(always)]
     unsafe fn store(self, p: *mut f32) {
