@@ -239,9 +239,11 @@ impl Part<'_> {
             let x = self.x.as_ptr().add(i * self.stride);
             let waiting = self.sums.as_mut_ptr().wrapping_add((i * self.n + row) * V::LANES);
             let mut sums = [[V::splat(0.0); R]; C];
-            for c in 0..C * usize::from(!self.begins) {
-                for r in 0..R {
-                    sums[c][r] = V::load(waiting.add((c * self.n + r) * V::LANES));
+            if !self.begins {
+                for c in 0..C {
+                    for r in 0..R {
+                        sums[c][r] = V::load(waiting.add((c * self.n + r) * V::LANES));
+                    }
                 }
             }
             for j in (0..whole).step_by(V::LANES) {
