@@ -237,7 +237,7 @@ fn expect_lost(session: Handle) {
 fn in_a_kernel(model: Handle) {
     let (by_prefill, by_generate, by_generation) = (session(model), session(model), session(model));
     expect!(prefill(by_prefill, &[1, 2, 3]), INTERNAL);
-    expect!(last_error().contains("a panic at kernels/cpu/"), true);
+    expect!(last_error().contains("a panic at cpu/dense/"), true);
     expect!(generate(by_generate, &[1, 2, 3], "{}"), (INTERNAL, 0));
     expect!(generation(by_generation, "{}"), (INTERNAL, NONE));
     let mut response = null_mut();
