@@ -11,11 +11,14 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parents[1] / "mistral-ffi" / "python"), str(HERE)]
 
-import test_mistral  # noqa: E402
+import mistral  # noqa: E402
+import support  # noqa: E402
 
 if __name__ == "__main__":
-    test_mistral.LIBRARY, test_mistral.MODEL = sys.argv[1:3]
+    support.LIBRARY, support.MODEL = sys.argv[1:3]
+    mistral.load_library(support.LIBRARY)
     report = io.StringIO()
-    runner = unittest.TextTestRunner(stream=report)
-    if not unittest.main(module=test_mistral, argv=sys.argv[:1], testRunner=runner, exit=False).result.wasSuccessful():
+    tests = unittest.defaultTestLoader.discover(str(HERE))
+    result = unittest.TextTestRunner(stream=report).run(tests)
+    if not result.wasSuccessful() or result.testsRun == 0:
         sys.exit(report.getvalue())
