@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import sys
 import threading
 import unittest
 import unittest.mock
