@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use super::load::{RowScales, Weights};
 use super::{DenseMatrix, Output};
-use crate::kernels::cpu::simd::{Floats, MAX_LANES, aligned, prefetch};
+use crate::kernels::cpu::simd::{Floats, MAX_LANES, aligned, prefetch, simd_dispatch};
 
 /// Columns of a chunk, at most: six rows of activations of as many take half of a first-level cache.
 const CHUNK: usize = 1024;
@@ -43,9 +43,9 @@ pub fn panels<'a>(x: &[f32], m: usize, cols: usize, room: &'a mut Vec<f32>) -> &
 /// What a thread works on, kept from task to task.
 #[derive(Default)]
 struct Scratch {
-    /// A chunk of a task's weights: `[rows, stride]`.
+    /// A chunk of a task's weights: `[rows, stride]`, filled up to whole tiles.
     weights: Vec<f32>,
-    /// The running sums: `[m, rows, lanes]`, or nothing where there is one chunk.
+    /// The running sums: `[m, rows, lanes]`, or nothing where there is one chunk; room for the most lanes.
     sums: Vec<f32>,
 }
 
@@ -64,16 +64,19 @@ pub fn multiply<V: Floats, E: Expand>(
 ) {
     // A thread that ends may have dropped it.
     let mut scratch = SCRATCH.try_with(RefCell::take).unwrap_or_default();
-    let (chunk, stride, n) = (chunk_of(w.cols), stride_of(w.cols), rows.len());
-    let waiting = if w.cols > chunk { m * n * V::LANES } else { 0 };
+    let (chunk, stride) = (chunk_of(w.cols), stride_of(w.cols));
+    let n = rows.len().next_multiple_of(ROWS);
+    let waiting = if w.cols > chunk { m * n * MAX_LANES } else { 0 };
     let (weights, sums) = (aligned(&mut scratch.weights, n * stride), aligned(&mut scratch.sums, waiting));
     // SAFETY: a place inside the output, as there are outputs of these rows.
     let out = Output { data: unsafe { out.data.add(rows.start) }, ..out };
     for (first, x) in (0..w.cols).step_by(chunk).zip(x.chunks_exact(m * stride)) {
         let cols = first..(first + chunk).min(w.cols);
-        expand::<V, E>(w, rows.clone(), cols.clone(), weights, stride);
+        for (row, to) in rows.clone().step_by(ROWS).zip(weights.chunks_exact_mut(ROWS * stride)) {
+            E::expand::<V>(w, row..rows.end.min(row + ROWS), cols.clone(), to, stride);
+        }
         let (begins, ends) = (first == 0, cols.end == w.cols);
-        Part { x, weights, stride, n, cols: cols.len(), begins, ends, sums, out }.multiply::<V>(m);
+        pass(Part { x, weights, stride, n, rows: rows.len(), cols: cols.len(), begins, ends, sums, out }, m);
     }
     // Nothing of what a session computes stays in a thread that outlives it.
     sums.fill(0.0);
@@ -82,10 +85,10 @@ pub fn multiply<V: Floats, E: Expand>(
 
 /// How the weights of a format are expanded.
 pub trait Expand {
-    /// Writes elements `cols` of `R` rows from `row` on, each `stride` from the one before.
-    fn expand<V: Floats, const R: usize>(
+    /// Writes elements `cols` of `rows`, at most [`ROWS`], to rows of `to` that lie `stride` apart; beyond them anything.
+    fn expand<V: Floats>(
         w: &DenseMatrix<'_>,
-        row: usize,
+        rows: Range<usize>,
         cols: Range<usize>,
         to: &mut [f32],
         stride: usize,
@@ -96,54 +99,58 @@ pub trait Expand {
 pub struct Blocks;
 
 impl Expand for Blocks {
-    fn expand<V: Floats, const R: usize>(
+    fn expand<V: Floats>(
         w: &DenseMatrix<'_>,
-        row: usize,
+        rows: Range<usize>,
         cols: Range<usize>,
         to: &mut [f32],
         stride: usize,
     ) {
-        for (r, to) in to.chunks_mut(stride).take(R).enumerate() {
-            w.expand(row + r, cols.clone(), &mut to[..cols.len()]);
+        for (row, to) in rows.zip(to.chunks_exact_mut(stride)) {
+            w.expand(row, cols.clone(), &mut to[..cols.len()]);
         }
     }
 }
 
+/// [`ROWS`] side by side, as a processor fetches ahead for as many runs of addresses; the last one again and again where there are fewer.
 impl<W: Weights> Expand for W {
     #[inline(always)]
     #[allow(clippy::needless_range_loop, reason = "loops, not closures, which are not compiled for the arm")]
-    fn expand<V: Floats, const R: usize>(
+    fn expand<V: Floats>(
         w: &DenseMatrix<'_>,
-        row: usize,
+        rows: Range<usize>,
         cols: Range<usize>,
         to: &mut [f32],
         stride: usize,
     ) {
         let row_bytes = W::bytes(w.cols);
-        assert!((row + R) * row_bytes <= w.data.len() && (R - 1) * stride + cols.len() <= to.len());
+        assert!(!rows.is_empty() && rows.end * row_bytes <= w.data.len() && ROWS * stride <= to.len());
+        assert!(cols.len() <= stride && cols.end <= w.cols);
         let whole = cols.start + cols.len() / (2 * V::LANES) * (2 * V::LANES);
-        let mut scales = [RowScales::of(w, row); R];
-        for r in 0..R {
-            scales[r] = RowScales::of(w, row + r);
+        let mut scales = [RowScales::of(w, rows.start); ROWS];
+        let mut from = [w.data.as_ptr(); ROWS];
+        for r in 0..ROWS {
+            let row = (rows.start + r).min(rows.end - 1);
+            scales[r] = RowScales::of(w, row);
+            from[r] = from[r].wrapping_add(row * row_bytes);
         }
         // SAFETY: the rows are there, and so is the room (asserted); the arm was detected.
         unsafe {
-            let (from, to) = (w.data.as_ptr().add(row * row_bytes), to.as_mut_ptr());
+            let to = to.as_mut_ptr();
             let mut j = cols.start;
             while j < whole {
                 let run = j / scales[0].cols;
                 let end = ((run + 1) * scales[0].cols).min(whole);
-                let mut factors = [V::splat(1.0); R];
-                for r in 0..R {
+                let mut factors = [V::splat(1.0); ROWS];
+                for r in 0..ROWS {
                     factors[r] = V::splat(scales[r].factors[run] * W::UNIT);
                 }
                 while j < end {
-                    for r in 0..R {
-                        let row = from.add(r * row_bytes);
+                    for r in 0..ROWS {
                         if V::AHEAD > 0 {
-                            prefetch(row.wrapping_add(R * row_bytes + W::bytes(j)));
+                            prefetch(from[r].wrapping_add(ROWS * row_bytes + W::bytes(j)));
                         }
-                        let values = W::load(row, j, factors[r]);
+                        let values = W::load(from[r], j, factors[r]);
                         let to = to.add(r * stride + j - cols.start);
                         values[0].store(to);
                         values[1].store(to.add(V::LANES));
@@ -151,34 +158,13 @@ impl<W: Weights> Expand for W {
                     j += 2 * V::LANES;
                 }
             }
-            for r in 0..R {
+            for r in 0..ROWS {
                 for t in whole..cols.end {
                     let factor = scales[r].factors[t / scales[r].cols];
-                    *to.add(r * stride + t - cols.start) = W::one(from.add(r * row_bytes), t, factor);
+                    *to.add(r * stride + t - cols.start) = W::one(from[r], t, factor);
                 }
             }
         }
-    }
-}
-
-/// Elements `cols` of `rows`, [`ROWS`] at a time: as many runs of addresses as a processor fetches ahead for.
-#[inline(always)]
-fn expand<V: Floats, E: Expand>(
-    w: &DenseMatrix<'_>,
-    rows: Range<usize>,
-    cols: Range<usize>,
-    to: &mut [f32],
-    stride: usize,
-) {
-    let (mut row, mut to) = (rows.start, to);
-    while row < rows.end {
-        let count = if rows.end - row < ROWS { 1 } else { ROWS };
-        match count {
-            1 => E::expand::<V, 1>(w, row, cols.clone(), to, stride),
-            _ => E::expand::<V, ROWS>(w, row, cols.clone(), to, stride),
-        }
-        row += count;
-        to = &mut to[count * stride..];
     }
 }
 
@@ -186,10 +172,11 @@ fn expand<V: Floats, E: Expand>(
 struct Part<'a> {
     /// `[m, stride]`
     x: &'a [f32],
-    /// `[n, stride]`
+    /// `[n, stride]`, of which the first `rows` are there, and the others fill a tile up.
     weights: &'a [f32],
     stride: usize,
     n: usize,
+    rows: usize,
     cols: usize,
     /// Whether it is the first, and the last chunk.
     begins: bool,
@@ -199,49 +186,52 @@ struct Part<'a> {
     out: Output,
 }
 
-impl Part<'_> {
-    #[inline(always)]
-    fn multiply<V: Floats>(mut self, m: usize) {
-        let mut i = 0;
-        while i < m {
-            i += match m - i {
-                COLS.. if V::LANES == MAX_LANES => self.across::<V, COLS>(i),
-                COLS_OF_EIGHT_LANES.. if V::LANES != MAX_LANES => self.across::<V, COLS_OF_EIGHT_LANES>(i),
-                4.. => self.across::<V, 4>(i),
-                2.. => self.across::<V, 2>(i),
-                _ => self.across::<V, 1>(i),
-            };
-        }
-    }
+simd_dispatch!(
+    /// All `m` rows of activations pass the weights: compiled once for each arm, not for each format.
+    fn pass(part: Part<'_>, m: usize) = pass_body
+);
 
+#[inline(always)]
+fn pass_body<V: Floats>(mut part: Part<'_>, m: usize) {
+    let mut i = 0;
+    while i < m {
+        i += match m - i {
+            COLS.. if V::LANES == MAX_LANES => part.across::<V, COLS>(i),
+            COLS_OF_EIGHT_LANES.. if V::LANES != MAX_LANES => part.across::<V, COLS_OF_EIGHT_LANES>(i),
+            4.. => part.across::<V, 4>(i),
+            2.. => part.across::<V, 2>(i),
+            _ => part.across::<V, 1>(i),
+        };
+    }
+}
+
+impl Part<'_> {
     /// `C` rows of activations from `i` on with all of the weights; returns `C`.
     #[inline(always)]
     fn across<V: Floats, const C: usize>(&mut self, i: usize) -> usize {
-        let tiles = self.n / ROWS * ROWS;
-        for row in (0..tiles).step_by(ROWS) {
-            self.tile::<V, ROWS, C>(row, i);
-        }
-        for row in tiles..self.n {
-            self.tile::<V, 1, C>(row, i);
+        for row in (0..self.n).step_by(ROWS) {
+            self.tile::<V, C>(row, i);
         }
         C
     }
 
-    /// `C` rows of activations from `i` on with `R` rows of weights from `row` on.
+    /// `C` rows of activations from `i` on with [`ROWS`] rows of weights from `row` on.
     #[inline(always)]
     #[allow(clippy::needless_range_loop, reason = "loops, not closures, which are not compiled for the arm")]
-    fn tile<V: Floats, const R: usize, const C: usize>(&mut self, row: usize, i: usize) {
+    fn tile<V: Floats, const C: usize>(&mut self, row: usize, i: usize) {
         let whole = self.cols / (2 * V::LANES) * (2 * V::LANES);
-        debug_assert!((i + C) * self.stride <= self.x.len() && (row + R) * self.stride <= self.weights.len());
+        debug_assert!(
+            (i + C) * self.stride <= self.x.len() && (row + ROWS) * self.stride <= self.weights.len()
+        );
         // SAFETY: the rows are there, and as many sums wait as there are outputs, unless there is one chunk; the arm was detected.
         unsafe {
             let w = self.weights.as_ptr().add(row * self.stride);
             let x = self.x.as_ptr().add(i * self.stride);
             let waiting = self.sums.as_mut_ptr().wrapping_add((i * self.n + row) * V::LANES);
-            let mut sums = [[V::splat(0.0); R]; C];
+            let mut sums = [[V::splat(0.0); ROWS]; C];
             if !self.begins {
                 for c in 0..C {
-                    for r in 0..R {
+                    for r in 0..ROWS {
                         sums[c][r] = V::load(waiting.add((c * self.n + r) * V::LANES));
                     }
                 }
@@ -251,7 +241,7 @@ impl Part<'_> {
                 for c in 0..C {
                     xv[c] = V::load(x.add(c * self.stride + j));
                 }
-                for r in 0..R {
+                for r in 0..ROWS {
                     let wv = V::load(w.add(r * self.stride + j));
                     for c in 0..C {
                         sums[c][r] = wv.fma(xv[c], sums[c][r]);
@@ -262,34 +252,31 @@ impl Part<'_> {
                 return self.finish(sums, whole, row, i);
             }
             for c in 0..C {
-                for r in 0..R {
+                for r in 0..ROWS {
                     sums[c][r].store(waiting.add((c * self.n + r) * V::LANES));
                 }
             }
         }
     }
 
-    /// Adds the lanes, and the columns from `whole` on, and writes the outputs.
+    /// Adds the lanes, and the columns from `whole` on, and writes the outputs that there are.
     #[inline(always)]
     #[allow(clippy::needless_range_loop, reason = "as above")]
-    fn finish<V: Floats, const R: usize, const C: usize>(
-        &self,
-        sums: [[V; R]; C],
-        whole: usize,
-        row: usize,
-        i: usize,
-    ) {
+    fn finish<V: Floats, const C: usize>(&self, sums: [[V; ROWS]; C], whole: usize, row: usize, i: usize) {
         // SAFETY: the rows are there, and the columns of the output are this task's; the arm was detected.
         unsafe {
             let mut eights = [[V::splat(0.0); 8]; (ROWS * COLS).div_ceil(8)];
             for c in 0..C {
-                for r in 0..R {
-                    eights[(c * R + r) / 8][(c * R + r) % 8] = sums[c][r];
+                for r in 0..ROWS {
+                    eights[(c * ROWS + r) / 8][(c * ROWS + r) % 8] = sums[c][r];
                 }
             }
-            for (first, eight) in (0..R * C).step_by(8).zip(eights) {
-                for (at, mut sum) in (first..R * C).zip(V::sums(eight)) {
-                    let (c, r) = (at / R, at % R);
+            for (first, eight) in (0..ROWS * C).step_by(8).zip(eights) {
+                for (at, mut sum) in (first..ROWS * C).zip(V::sums(eight)) {
+                    let (c, r) = (at / ROWS, at % ROWS);
+                    if row + r >= self.rows {
+                        continue;
+                    }
                     let w = self.weights.as_ptr().add((row + r) * self.stride);
                     let x = self.x.as_ptr().add((i + c) * self.stride);
                     for t in whole..self.cols {
