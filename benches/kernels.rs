@@ -32,7 +32,7 @@ const PACKED: [Format; 10] = [
     Format::IQ4_XS,
 ];
 const NUMBERS: [Format; 4] = [Format::F32, Format::F16, Format::BF16, Format::F8E4M3];
-/// Rows of those: as many bytes as of packed ones.
+/// Rows of those, whose elements are larger.
 const NUMBERS_ROWS: usize = ROWS / 4;
 /// Four matrices of a 7B model: 132 MB and more, several times the last-level cache.
 const ROWS: usize = 57_344;
