@@ -123,8 +123,17 @@ def measure(engine, path, threads, depth):
     figures["decode"] = timed(tokens(engine.vocab_size, 0, 1), steps)
     if depth:
         figures["decode_deep"] = timed(tokens(engine.vocab_size, 0, depth), steps)
-    figures["peak_rss"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    figures["peak_rss"] = peak_rss()
     return {"version": engine.version, **figures}
+
+
+def peak_rss():
+    """MiB that this process has had in memory at most, and, where the system says nothing better, that its parent had when it started this one."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
+    return int(fields["VmHWM"].split()[0]) / 1024
 
 
 def llama_bench(program, path, threads, depth):
@@ -259,7 +268,7 @@ def main():
     results = {}
     for path in paths:
         results[path] = compare(path, arguments.threads, arguments.repeat, arguments.depth, arguments.llama_bench)
-    # Last: the peak memory of a process counts that of its parent before it.
+    # Last: the peak memory of `llama-bench` counts that of the process that starts it.
     for path in paths if arguments.text else []:
         same, count, apart = greedy_text(path, arguments.threads)
         parting = "" if apart is None else f"; the next two are {apart:.2f} apart in the logits of exact arithmetic"
