@@ -23,7 +23,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use llguidance::Matcher;
-use llguidance::api::{GrammarWithLexer, TopLevelGrammar};
+use llguidance::api::GrammarWithLexer;
 
 pub use spec::{Composed, ConstraintSpec, MAX_GRAMMAR_BYTES, MAX_REGEX_BYTES, Part};
 pub use state::ConstraintState;
@@ -51,7 +51,7 @@ impl Constraint {
         };
         let whole = compile(table, composed.sources()?, spec.name(), composed.trigger);
         // The compiler does not tell which part was wrong.
-        if let Err(Error::Argument { .. }) = &whole {
+        if let Err(Error::Argument { .. } | Error::Limit { .. }) = &whole {
             for part in &composed.parts {
                 compile(table, vec![part.spec.source(&part.path)?], &part.path, None)?;
             }
@@ -79,8 +79,10 @@ fn compile(
     trigger: Option<u32>,
 ) -> Result<Constraint> {
     let refused = |reason: &str| Error::argument(name, reason, "something that output can obey");
-    let parser = table.factory.create_parser(TopLevelGrammar { grammars, max_tokens: None });
-    let parser = parser.map_err(|error| refused(&reason(&error)))?;
+    let parser = table.parser(grammars).map_err(|reason| {
+        let too_much = TOO_MUCH.iter().any(|words| reason.starts_with(words));
+        if too_much { Error::limit(format!("work of {name}"), reason, WORK) } else { refused(&reason) }
+    })?;
     let mut start = ConstraintState::new(table.clone(), Matcher::new(Ok(parser)));
     // A constraint that leads nowhere shows here, and the caches are warm for the first token.
     start.mask().map_err(|error| match error {
@@ -90,6 +92,18 @@ fn compile(
     start.wait_for(trigger);
     Ok(Constraint { start })
 }
+
+/// What the limits of [`table`] leave room for, for messages.
+const WORK: &str = "a constraint of less, or shorter, parts that depend on one another";
+
+/// How `llguidance` says that it gave up at one of the limits of [`table`].
+const TOO_MUCH: [&str; 5] = [
+    "fuel exhausted",
+    "lexer precomputation failed",
+    "initial lexer configuration (grammar) too big",
+    "grammar size (number of symbols) too big",
+    "schema too large",
+];
 
 /// The first line of what `llguidance` says, at a bounded length.
 fn reason(error: &dyn fmt::Display) -> String {

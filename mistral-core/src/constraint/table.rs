@@ -1,11 +1,13 @@
 //! The tokens of a model, arranged for the computation of masks.
 
 use std::fmt;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
-use llguidance::ParserFactory;
-use llguidance::api::ParserLimits;
+use llguidance::api::{GrammarInit, GrammarWithLexer, ParserLimits, TopLevelGrammar};
+use llguidance::earley::regexvec::{RegexVec, StateID};
 use llguidance::toktrie::{ApproximateTokEnv, InferenceCapabilities, SimpleVob, TokEnv, TokRxInfo, TokTrie};
+use llguidance::{ParserFactory, TokenParser, panic_utils};
 
 use super::reason;
 use crate::error::{Error, Result};
@@ -88,6 +90,26 @@ impl TokenTable {
         self
     }
 
+    /// A parser for grammars, of which the first may refer to the others; or what `llguidance` says against them.
+    pub(super) fn parser(&self, grammars: Vec<GrammarWithLexer>) -> Result<TokenParser, String> {
+        let grammar = GrammarInit::Serialized(TopLevelGrammar { grammars, max_tokens: None });
+        let (env, limits) = (self.factory.tok_env().clone(), self.factory.limits());
+        let parser = panic_utils::catch_unwind(AssertUnwindSafe(|| {
+            let (grammar, lexer) = grammar.to_internal(Some(env), limits.clone())?;
+            let mut states = lexer.to_regex_vec(&mut limits.clone())?;
+            let start = states.initial_state(&lexer.all_lexemes());
+            if !first_bytes_within(&mut states, start, limits.initial_lexer_fuel) {
+                return Ok(None);
+            }
+            self.factory.create_parser_from_init_default(GrammarInit::Internal(grammar, lexer)).map(Some)
+        }));
+        match parser {
+            Ok(Some(parser)) => Ok(parser),
+            Ok(None) => Err("fuel exhausted when looking for the first bytes".to_owned()),
+            Err(error) => Err(reason(&error)),
+        }
+    }
+
     /// The number of tokens.
     pub fn vocab_size(&self) -> usize {
         self.factory.tok_env().tok_trie().vocab_size()
@@ -122,6 +144,16 @@ impl fmt::Debug for TokenTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TokenTable").field("vocab_size", &self.vocab_size()).field("eos", &self.eos).finish()
     }
+}
+
+/// Whether a lexer can find out within `fuel` which bytes may come first. `llguidance` 1.9 does that without a bound: whether there is a text with a quotation mark
+/// among a thousand million characters took it as many steps.
+fn first_bytes_within(states: &mut RegexVec, start: StateID, fuel: u64) -> bool {
+    states.set_fuel(fuel);
+    (0..=u8::MAX).for_each(|byte| {
+        states.transition(start, byte);
+    });
+    !states.has_error()
 }
 
 /// What one step and one grammar may cost: milliseconds for what is sensible, some tenths of a second for the most

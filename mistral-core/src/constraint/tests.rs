@@ -531,6 +531,32 @@ fn multiples_take_bounded_work() {
 }
 
 #[test]
+fn what_takes_too_much_work_to_compile_ends_in_a_limit() {
+    let most = 1_000_000_000;
+    for (schema, fine) in [
+        (json!({"pattern": "\"", "maxLength": 100}), true),
+        (json!({"pattern": "ab", "maxLength": most}), true),
+        (json!({"pattern": "\"", "maxLength": most}), false),
+        (json!({"pattern": "\"", "maxLength": most, "type": "string"}), false),
+        (json!({"items": {"anyOf": [{"type": "null"}, {"pattern": "\"\"", "maxLength": most}]}}), false),
+    ] {
+        let constraint = json_schema(&table(), &schema);
+        let as_expected =
+            if fine { constraint.is_ok() } else { matches!(constraint, Err(Error::Limit { .. })) };
+        assert!(as_expected, "{schema}: {constraint:?}");
+    }
+    let part = Part {
+        name: "answer".to_owned(),
+        path: "response_format".to_owned(),
+        spec: ConstraintSpec::JsonSchema(json!({"pattern": "\"", "maxLength": most})),
+    };
+    let grammar = "start: @answer\n".to_owned();
+    let composed = ConstraintSpec::Composed(Composed { grammar, parts: vec![part], trigger: None });
+    let refused = Constraint::new(&table(), &composed).unwrap_err().to_string();
+    assert!(refused.starts_with("limit `work of response_format`: found fuel exhausted"), "{refused}");
+}
+
+#[test]
 fn classes_that_would_not_be_obeyed_are_refused() {
     for (pattern, fine) in [
         ("^[^\"]{1}$", false),
