@@ -162,7 +162,7 @@ const OPTIONS: [&str; 12] = [
     "{\"max_tokens\": 3}",
     "{\"max_tokens\": 4, \"temperature\": 1.5, \"seed\": 7, \"top_k\": 9}",
     "{\"max_tokens\": 5, \"stop\": [\"a\", \"\"], \"logprobs\": 2}",
-    "{\"max_tokens\": 6, \"regex\": \"[a-c]+\"}",
+    "{\"max_tokens\": 6, \"json_schema\": {\"type\": \"integer\"}}",
     "{\"context\": 16}",
     "{\"context\": 16, \"cache_type\": \"f32\", \"max_prompt_tokens\": 5}",
     "{\"context\": 18446744073709551615}",
