@@ -94,7 +94,7 @@ fn compile(
 }
 
 /// What the limits of [`table`] leave room for, for messages.
-const WORK: &str = "a constraint of less, or shorter, parts that depend on one another";
+const WORK: &str = "a constraint of fewer parts, or of shorter texts";
 
 /// How `llguidance` says that it gave up at one of the limits of [`table`].
 const TOO_MUCH: [&str; 5] = [

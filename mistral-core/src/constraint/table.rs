@@ -146,8 +146,8 @@ impl fmt::Debug for TokenTable {
     }
 }
 
-/// Whether a lexer can find out within `fuel` which bytes may come first. `llguidance` 1.9 does that without a bound: whether there is a text with a quotation mark
-/// among a thousand million characters took it as many steps.
+/// Whether a lexer can find out within `fuel` which bytes may come first. `llguidance` 1.9 does that without a bound, and
+/// whether there is a text with a quotation mark among N characters takes it time and memory that grow with N.
 fn first_bytes_within(states: &mut RegexVec, start: StateID, fuel: u64) -> bool {
     states.set_fuel(fuel);
     (0..=u8::MAX).for_each(|byte| {
